@@ -1,0 +1,43 @@
+"""kbn.export: fold batch normalization, convert to ONNX, prove that the file computes what the model computed.
+
+    fold(model)            the folded Keras model and what was folded into what
+    inspect(model)         the same report without building the folded model
+    export(model, path)    fold, convert, check, write
+    check(model, path)     does this ONNX file compute what this model computes?
+
+Importing this package imports neither Keras nor TensorFlow: each name is loaded when it is first used (PEP 562). No
+module here has the name of a public function.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .exporting import ExportReport, export
+    from .fold_report import FoldReport
+    from .folding import fold, inspect
+    from .parity import CheckReport, check
+
+_HOME = {
+    "fold": ".folding",
+    "inspect": ".folding",
+    "FoldReport": ".fold_report",
+    "check": ".parity",
+    "CheckReport": ".parity",
+    "export": ".exporting",
+    "ExportReport": ".exporting",
+}
+
+__all__ = ["CheckReport", "ExportReport", "FoldReport", "check", "export", "fold", "inspect"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'kbn.export' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(import_module(_HOME[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,120 @@
+"""Drift: how far each layer of the file is from the model's, in the order in which they run.
+
+The layers that stand in the file are those of the folded model, so each is compared with the model folded in float64. A
+tensor of the file is named after the layer that makes it; the last one of a layer is its output, in whichever layout
+onnxruntime likes. The error is the accumulated one: what this layer and all before it have added up. The first layer
+beyond its bound is where a fault lies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from .folding import fold
+from .graph import read
+from .precision import in_precision
+from .runtime import Runtime
+from .samples import Sample, packed_inputs
+from .verdict import Errors, difference, largest
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class LayerCheck:
+    """What was measured on one layer.
+
+    Attributes:
+        layer, type: the layer's name and class.
+        tensor: the tensor of the file that was compared.
+        errors: the model's and the file's largest error against float64.
+    """
+
+    layer: str
+    type: str
+    tensor: str
+    errors: Errors
+
+    @property
+    def passed(self) -> bool:
+        return self.errors.use <= 1
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "layer": self.layer,
+            "type": self.type,
+            "tensor": self.tensor,
+            "passed": self.passed,
+            **self.errors.to_dict(),
+        }
+
+
+def layer_drift(model: keras.Model, path: Path, sample: Sample) -> list[LayerCheck]:
+    """The layers that can be found in the file, in the order in which they run.
+
+    Args:
+        model: the original model.
+        path: the file.
+        sample: the inputs to compare on.
+    """
+    exact, _ = fold(in_precision(model, "float64"))
+    single, _ = fold(in_precision(model, "float32"))
+    truths, computed = _layer_outputs(exact, sample), _layer_outputs(single, sample)
+    tensors = _tensors_by_layer(path, set(truths))
+    found = dict(zip(tensors, _tensor_values(path, list(tensors.values()), sample), strict=True))
+    checks = []
+    for layer, truth in truths.items():
+        value = _in_layout_of(truth, found[layer]) if layer in found else None
+        if value is None or truth.dtype.kind != "f":
+            continue
+        errors = Errors(sample.origin, largest(truth), difference(computed[layer], truth), difference(value, truth))
+        if not np.isfinite(value).all():
+            errors = replace(errors, file_error=float("inf"))
+        checks.append(LayerCheck(layer, type(exact.get_layer(layer)).__name__, tensors[layer], errors))
+    return checks
+
+
+def _layer_outputs(model: keras.Model, sample: Sample) -> dict[str, Array]:
+    """What each layer that is called once, with one output, gives; by its name."""
+    nodes = [calls[0] for calls in read(model).calls().values() if len(calls) == 1 and len(calls[0].outputs) == 1]
+    layers = [node.operation for node in nodes]
+    every = keras.Model(model.input, [layer.output for layer in layers])
+    outputs = every(packed_inputs(model, sample.arrays), training=False)
+    return {layer.name: keras.ops.convert_to_numpy(output) for layer, output in zip(layers, outputs, strict=True)}
+
+
+def _tensors_by_layer(path: Path, layers: set[str]) -> dict[str, str]:
+    """The last tensor that each layer makes in the file."""
+    proto = onnx.load(path, load_external_data=False)
+    last: dict[str, str] = {}
+    for node in proto.graph.node:
+        layer = next((part for part in node.name.split("/") if part in layers), None)
+        if layer is not None:
+            last[layer] = node.output[0]
+    return last
+
+
+def _tensor_values(path: Path, tensors: list[str], sample: Sample) -> list[Array]:
+    """The values of these tensors, which are made outputs of a copy of the file in memory."""
+    proto = onnx.load(path)
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
+    return Runtime(path, proto.SerializeToString(), as_written_only=True).run(sample.arrays)[0]
+
+
+def _in_layout_of(truth: Array, value: Array) -> Array | None:
+    """The value with its axes as the truth has them; None where neither order of the channels fits."""
+    if value.shape == truth.shape:
+        return value
+    moved = np.moveaxis(value, 1, -1) if value.ndim > 2 else value
+    if moved.shape == truth.shape:
+        return moved
+    # Keras' one-dimensional layers run as two-dimensional ones with an axis of size 1.
+    return moved.reshape(truth.shape) if moved.size == truth.size and 1 in moved.shape else None

@@ -1,0 +1,105 @@
+"""The report of folding: one row per affine layer, with what became of it and why."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .report import Report, Table
+
+
+@dataclass(frozen=True)
+class ScaleRange:
+    """How far a map scales its channels apart, which per-tensor quantisation and float16 feel.
+
+    Attributes:
+        channels: how many channels the map has.
+        largest: the largest |scale|.
+        spread: the largest |scale| over the median |scale|; infinite where the median is 0.
+        dead: how many channels have scale 0, so that their output is constant.
+    """
+
+    channels: int
+    largest: float
+    spread: float
+    dead: int
+
+    @classmethod
+    def of(cls, scale: NDArray[np.float64]) -> ScaleRange:
+        size = np.abs(scale)
+        largest, median = float(size.max()), float(np.median(size))
+        spread = largest / median if median else float("inf")
+        return cls(len(size), largest, spread, int(np.count_nonzero(size == 0)))
+
+
+@dataclass(frozen=True)
+class FoldRow:
+    """What became of one affine layer.
+
+    Attributes:
+        layer: the layer's name in the flat graph.
+        type: the layer's class.
+        decision: "folded" (into weights), "merged" (into another affine layer) or "kept".
+        into: the layers that took the map in.
+        direction: "backward" (into what comes before), "forward" (into what comes after), or "" where it was kept.
+        reason: why it was kept; "" otherwise.
+        scale: how far the map scales its channels apart; None for a layer that was not looked into.
+    """
+
+    layer: str
+    type: str
+    decision: str = "kept"
+    into: tuple[str, ...] = ()
+    direction: str = ""
+    reason: str = ""
+    scale: ScaleRange | None = None
+
+
+@dataclass
+class FoldReport(Report):
+    """One row per affine layer, in the order in which the model runs."""
+
+    schema: ClassVar[str] = "kbn.fold/1"
+    rows: list[FoldRow] = field(default_factory=list)
+
+    def count(self, decision: str) -> int:
+        """How many layers met this decision."""
+        return sum(row.decision == decision for row in self.rows)
+
+    def summary(self) -> str:
+        """The counts in words."""
+        if not self.rows:
+            return "no batch normalization in this model"
+        counts = ((self.count(decision), decision) for decision in ("folded", "merged", "kept"))
+        return f"{len(self.rows)} batch normalizations: " + ", ".join(f"{n} {decision}" for n, decision in counts if n)
+
+    def tables(self) -> list[Table]:
+        rows = [
+            (
+                row.layer,
+                row.decision,
+                ", ".join(row.into) if row.into else row.reason,
+                f"{row.scale.largest:.3g}" if row.scale else "",
+                f"{row.scale.spread:.3g}" if row.scale else "",
+            )
+            for row in self.rows
+        ]
+        columns = ("layer", "decision", "into, or why not", "max |scale|", "max / median")
+        return [Table("Fold", columns, rows, frozenset(columns[3:]), self.summary())]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "schema": self.schema,
+            "counts": {decision: self.count(decision) for decision in ("folded", "merged", "kept")},
+            "rows": [_row(row) for row in self.rows],
+        }
+
+
+def _row(row: FoldRow) -> dict[str, Any]:
+    value = asdict(row)
+    if row.scale and not np.isfinite(row.scale.spread):
+        value["scale"]["spread"] = None  # JSON has no infinity
+    return {**value, "into": list(row.into)}

@@ -1,0 +1,128 @@
+"""What goes into and comes out of a Keras model, whatever kind of model it is: names, shapes, layouts.
+
+A subclass of keras.Model has no symbolic inputs; it is wrapped in a functional model of the shapes that it was called
+with. A model whose precision or inputs cannot be converted is refused here, before anything is traced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import tree
+
+from .errors import UnsupportedError, UsageError
+
+Shape = tuple[int | None, ...]
+
+# (N, H, W, C) to (N, C, H, W), and back.
+TO_CHANNELS_FIRST = (0, 3, 1, 2)
+TO_CHANNELS_LAST = (0, 2, 3, 1)
+
+_OTHER_FLOATS = frozenset({"float16", "bfloat16", "float64"})
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or an output of the model, as the ONNX file has it."""
+
+    name: str  # the layer's
+    shape: Shape  # None where the size is free
+    channels_first: bool
+    transposition: tuple[int, ...] | None = None  # from the file's layout to the model's, where they differ
+
+
+def as_functional(model: keras.Model) -> Any:
+    """The model itself where it has symbolic inputs, else one around it.
+
+    Raises UsageError for a model that was never called, UnsupportedError for precisions other than float32.
+    """
+    _require_float32(model)
+    if getattr(model, "inputs", None):
+        return model
+    inputs = {
+        name: tree.map_shape_structure(lambda s, n=name: keras.Input(tuple(s[1:]), dtype="float32", name=n), shape)
+        for name, shape in _build_shapes(model).items()
+    }
+    if len(inputs) == 1:
+        (single,) = inputs.values()
+        return keras.Model(single, model(single), name=model.name)
+    return keras.Model(inputs, model(**inputs), name=model.name)
+
+
+def input_ports(model: Any, input_layout: str | None) -> tuple[Port, ...]:
+    """The inputs in the order of `model.inputs`, those of rank 4 in the layout "nchw" or "nhwc"; None: in the model's.
+
+    Raises UsageError for another layout, UnsupportedError for strings.
+    """
+    if input_layout not in (None, "nchw", "nhwc"):
+        raise UsageError(f"input_layout is {input_layout!r}; it must be 'nchw', 'nhwc' or None (as the model has it).")
+    own = channels_first(model)
+    wanted = own if input_layout is None else input_layout == "nchw"
+    return tuple(_input_port(tensor, own, wanted) for tensor in model.inputs)
+
+
+def output_ports(model: Any) -> tuple[Port, ...]:
+    """The outputs in the order of `model.outputs`, in the model's layout."""
+    own = channels_first(model)
+    return tuple(Port(_layer_name(tensor), tuple(tensor.shape), own) for tensor in model.outputs)
+
+
+def pack_inputs(model: Any, values: Sequence[Any]) -> Any:
+    """The values, in the order of `model.inputs`, nested as the model takes them."""
+    # A Sequential has no `input` until it was called.
+    return values[0] if isinstance(model, keras.Sequential) else tree.pack_sequence_as(model.input, list(values))
+
+
+def channels_first(model: Any) -> bool:
+    """Whether the layers that have a data format agree on channels_first."""
+    found = {layer.data_format for layer in model._flatten_layers() if hasattr(layer, "data_format")} - {None}
+    return found == {"channels_first"}
+
+
+def _input_port(tensor: Any, own: bool, wanted: bool) -> Port:
+    name = _layer_name(tensor)
+    if keras.backend.standardize_dtype(tensor.dtype) == "string":
+        raise UnsupportedError(
+            f"The input {name!r} holds strings, which the exported file cannot take. Cut the model after its text "
+            "layers and export the part that takes numbers."
+        )
+    shape: Shape = tuple(tensor.shape)
+    if len(shape) != 4 or own == wanted:
+        return Port(name, shape, own)
+    to_wanted, to_own = (TO_CHANNELS_FIRST, TO_CHANNELS_LAST) if wanted else (TO_CHANNELS_LAST, TO_CHANNELS_FIRST)
+    return Port(name, tuple(shape[axis] for axis in to_wanted), wanted, to_own)
+
+
+def _layer_name(tensor: Any) -> str:
+    """The name of the layer that made a symbolic tensor: tensors of unnamed Inputs are called keras_tensor_20."""
+    return str(tensor._keras_history.operation.name)
+
+
+def _build_shapes(model: keras.Model) -> dict[str, Any]:
+    """The shapes that a subclassed model was built with, by the argument of `call`."""
+    config = (model.get_build_config() if model.built else None) or {}
+    if "shapes_dict" in config:
+        return {name.removesuffix("_shape"): shape for name, shape in config["shapes_dict"].items()}
+    if config.get("input_shape") is not None:
+        return {"input": config["input_shape"]}
+    raise UsageError(
+        f"The model {model.name!r} does not say what shape its inputs have. Call it once on data, or give it an "
+        "Input layer, before the export."
+    )
+
+
+def _require_float32(model: keras.Model) -> None:
+    # Models and input layers have a policy too, which nothing computes with.
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.Model | keras.layers.InputLayer):
+            continue
+        policy = layer.dtype_policy
+        if getattr(policy, "quantization_mode", None) or {layer.compute_dtype, layer.variable_dtype} & _OTHER_FLOATS:
+            raise UnsupportedError(
+                f"The layer {layer.name!r} has the dtype policy {policy.name!r}; only float32 models convert. Make a "
+                "copy of the model with the policy float32 and the same weights: lower precision is a step of its own, "
+                "after the float32 file is proved."
+            )

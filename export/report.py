@@ -1,0 +1,102 @@
+"""What every report has: tables for people, a dictionary for programs, an HTML page to keep.
+
+A report lists its tables as plain text once; the terminal (rich) and the page (jinja2) show the same ones.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rich.console import Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from .writing import output_file
+
+# How a word that stands alone in a cell is coloured, on a terminal and in the page.
+TONES = {"folded": "good", "merged": "good", "kept": "warn", "passed": "good", "FAILED": "bad", "PASSED": "good"}
+_STYLES = {"good": "green", "warn": "yellow", "bad": "bold red", "plain": ""}
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: a title, the column heads, and rows of as many cells, all text.
+
+    Attributes:
+        numeric: the heads of the columns that hold numbers, which are set flush right.
+        note: a line below the table, or "".
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numeric: frozenset[str] = frozenset()
+    note: str = ""
+
+    def __rich__(self) -> RenderableType:
+        shown = RichTable(
+            title=self.title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False
+        )
+        for column in self.columns:
+            shown.add_column(column, justify="right" if column in self.numeric else "left", overflow="fold")
+        for row in self.rows:
+            shown.add_row(*(Text(cell, style=_STYLES[tone(cell)]) for cell in row))
+        return Group(shown, Text(self.note, style="dim")) if self.note else shown
+
+
+def tone(cell: str) -> str:
+    """How a cell is coloured: good, warn, bad or plain."""
+    return TONES.get(cell, "plain")
+
+
+class Report(ABC):
+    """A result that can be printed with rich, written as JSON and saved as a page."""
+
+    schema: ClassVar[str]
+
+    @abstractmethod
+    def tables(self) -> list[Table]:
+        """What the report shows, in order."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """The report as a JSON value; its key `schema` names the layout and its version."""
+
+    def __rich__(self) -> RenderableType:
+        spaced: list[RenderableType] = []
+        for table in self.tables():
+            spaced += [table, ""]
+        return Group(*spaced[:-1])
+
+    def to_json(self) -> str:
+        """The dictionary as text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+    def save_html(self, path: str | PathLike[str]) -> None:
+        """Writes the report as one HTML page that needs no network; replaces a file that is there.
+
+        Raises:
+            UsageError: the folder is missing or cannot be written.
+        """
+        from .html_page import page  # jinja2 is loaded for a page alone
+
+        with output_file(path, force=True) as temporary:
+            temporary.write_text(page(self.tables()), encoding="utf-8")
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes the report as its suffix says: .json, else a page.
+
+        Raises:
+            UsageError: the folder is missing or cannot be written.
+        """
+        if Path(path).suffix != ".json":
+            self.save_html(path)
+            return
+        with output_file(path, force=True) as temporary:
+            temporary.write_text(self.to_json() + "\n", encoding="utf-8")

@@ -1,0 +1,71 @@
+"""SeparableConv1D, SeparableConv2D: a depthwise convolution D, then a pointwise P with the layer's only bias.
+
+With D of shape (*window, C, M) and P of shape (*ones, C M, O):
+
+    after:   P' = P s                            b' = s b + t
+    before:  D' = D s_c                          b' = b + (t_c sum_k D[k, c, m]) . P                  (nothing padded)
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from keras import layers
+
+from ..affine import Affine
+from .convolution import refuse_padding
+from .rule import (
+    Absorbed,
+    LayerSpec,
+    Refusal,
+    Rule,
+    Weights,
+    bias_of,
+    channel_axis,
+    refuse_activation,
+    refuse_axis,
+    refuse_weights,
+)
+
+KERNELS = ("depthwise_kernel", "pointwise_kernel")
+
+
+def scale_output(weights: Weights, affine: Affine) -> Weights:
+    """The weights that give `affine` of what the layer gives now."""
+    return {
+        "depthwise_kernel": weights["depthwise_kernel"],
+        "pointwise_kernel": weights["pointwise_kernel"] * affine.scale,
+        "bias": affine.scale * bias_of(weights, affine.channels) + affine.shift,
+    }
+
+
+def scale_input(weights: Weights, affine: Affine) -> Weights:
+    """The weights that give for x what the layer gives now for `affine` of x, where nothing is padded."""
+    depthwise, pointwise = (weights[name] for name in KERNELS)
+    window = depthwise.sum(axis=tuple(range(depthwise.ndim - 2)))
+    spilled = (affine.shift[:, None] * window).reshape(-1) @ pointwise.reshape(-1, pointwise.shape[-1])
+    return {
+        "depthwise_kernel": depthwise * affine.scale[:, None],
+        "pointwise_kernel": pointwise,
+        "bias": bias_of(weights, spilled.size) + spilled,
+    }
+
+
+class SeparableRule(Rule):
+    types = (layers.SeparableConv1D, layers.SeparableConv2D)
+
+    def absorb_after(self, layer: LayerSpec, affine: Affine) -> Absorbed | Refusal:
+        return (
+            refuse_weights(layer, *KERNELS)
+            or refuse_activation(layer)
+            or refuse_axis(layer, affine, channel_axis(layer, layer.output_shape), "output")
+            or Absorbed(partial(scale_output, affine=affine), {"use_bias": True})
+        )
+
+    def absorb_before(self, layer: LayerSpec, affine: Affine) -> Absorbed | Refusal:
+        return (
+            refuse_weights(layer, *KERNELS)
+            or refuse_axis(layer, affine, channel_axis(layer, layer.input_shape), "input")
+            or refuse_padding(layer, affine)
+            or Absorbed(partial(scale_input, affine=affine), {"use_bias": True})
+        )

@@ -1,0 +1,93 @@
+"""An ONNX file in onnxruntime, with its graph optimisations off and on, fed with the arrays that its Keras model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from .errors import BrokenModelError, UsageError
+
+Array = NDArray[Any]
+
+LAYOUT_KEY = "kbn.input_layout"  # the metadata entry that says "nchw" where images lie so though the model has nhwc
+
+_NUMPY = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(bool)": np.bool_,
+}
+
+
+class Runtime:
+    """Runs the file twice for each input: as it is written, and as onnxruntime optimises it by default.
+
+    Args:
+        path: the file.
+        content: what to run in its place, as bytes; None for the file itself.
+        as_written_only: leave the optimised run out.
+
+    Raises:
+        UsageError: there is no such file.
+        BrokenModelError: onnxruntime cannot load it.
+    """
+
+    def __init__(self, path: Path, content: bytes | None = None, as_written_only: bool = False) -> None:
+        if not path.is_file():
+            raise UsageError(f"There is no ONNX file {str(path)!r}. Write one with `kbn export MODEL {path.name}`.")
+        self._path, self._content = path, content
+        levels = onnxruntime.GraphOptimizationLevel
+        wanted = [levels.ORT_DISABLE_ALL] if as_written_only else [levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_ALL]
+        self._sessions = [self._session(level) for level in wanted]
+        metadata = self._sessions[0].get_modelmeta().custom_metadata_map
+        self._nchw = metadata.get(LAYOUT_KEY) == "nchw"
+        self._inputs = self._sessions[0].get_inputs()
+        self.input_names = [value.name for value in self._inputs]
+        self.output_names = [value.name for value in self._sessions[0].get_outputs()]
+
+    def run(self, arrays: Sequence[Array]) -> list[list[Array]]:
+        """The outputs for these inputs in the file's order, a list per optimisation level.
+
+        Raises:
+            UsageError: an array has a type or shape that the file does not take.
+            BrokenModelError: the file fails while it runs.
+        """
+        feeds = {value.name: self._as_declared(array, value) for value, array in zip(self._inputs, arrays, strict=True)}
+        with self._told():
+            return [session.run(None, feeds) for session in self._sessions]
+
+    def _session(self, level: Any) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = level
+        options.log_severity_level = 4  # what is fatal; all else comes back as an exception
+        with self._told():
+            return onnxruntime.InferenceSession(
+                self._content or str(self._path), options, providers=["CPUExecutionProvider"]
+            )
+
+    def _as_declared(self, array: Array, declared: Any) -> Array:
+        if declared.type not in _NUMPY:
+            raise UsageError(
+                f"Input {declared.name!r} of {self._path.name} holds {declared.type}, which no array here has."
+            )
+        array = np.moveaxis(array, -1, 1) if self._nchw and array.ndim == 4 else array
+        return np.ascontiguousarray(array, _NUMPY[declared.type])
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turns what onnxruntime raises, whose classes share no base but Exception, into one error."""
+        try:
+            yield
+        except Exception as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise BrokenModelError(f"onnxruntime cannot run {str(self._path)!r}: {reason}") from error

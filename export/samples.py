@@ -1,0 +1,133 @@
+"""The inputs on which a file is compared with its model: seeded ones, and the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, tree
+from numpy.typing import NDArray
+
+from .errors import UsageError
+
+Array = NDArray[Any]
+
+# Sizes that stand in for a dynamic axis, by the rank of the input: small, and divisible by what encoders halve.
+_SIZES = {"images": (64, 96), "sequences": (16, 24)}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One set of inputs: a word that says where it comes from, and an array per model input."""
+
+    origin: str
+    arrays: tuple[Array, ...]
+
+
+def packed_inputs(model: keras.Model, arrays: Sequence[Array]) -> Any:
+    """The arrays in the nesting in which the model is called."""
+    if isinstance(model, keras.Sequential):
+        return arrays[0]
+    return tree.pack_sequence_as(model.input, list(arrays))
+
+
+def seeded_samples(model: keras.Model, seed: int) -> Iterator[Sample]:
+    """Random inputs of batch 1 and 3, a second size where an axis is dynamic, zeros, and a large range."""
+    random = np.random.default_rng(seed)
+    integers = _integer_limit(model)
+    dynamic = any(None in tensor.shape[1:] for tensor in model.inputs)
+    cases = [("random", 3, 0), ("random", 1, 0), *([("second size", 1, 1)] if dynamic else []), ("zeros", 1, 0)]
+    for origin, batch, size in [*cases, ("large range", 2, 0)]:
+        arrays = []
+        for tensor in model.inputs:
+            shape = _concrete(tensor.shape, batch, size)
+            if "float" not in tensor.dtype:
+                low, high = (0, 1) if origin == "zeros" else (0, 2 if tensor.dtype == "bool" else integers)
+                arrays.append(random.integers(low, high, shape).astype(tensor.dtype))
+            elif origin == "zeros":
+                arrays.append(np.zeros(shape, np.float32))
+            elif origin == "large range":
+                arrays.append(random.uniform(-255, 255, shape).astype(np.float32))
+            else:
+                arrays.append(random.normal(size=shape).astype(np.float32))
+        yield Sample(origin, tuple(arrays))
+
+
+def _concrete(shape: Sequence[int | None], batch: int, size: int) -> tuple[int, ...]:
+    spatial = _SIZES["images" if len(shape) > 3 else "sequences"][size]
+    first = batch if shape[0] is None else shape[0]
+    return (first, *(spatial if axis is None else axis for axis in shape[1:]))
+
+
+def _integer_limit(model: keras.Model) -> int:
+    """One above the largest index that every Embedding of the model has a row for."""
+    rows = [layer.input_dim for layer in model._flatten_layers() if isinstance(layer, layers.Embedding)]
+    return min(rows, default=10)
+
+
+def user_samples(model: keras.Model, data: Any, batch_size: int = 32) -> Iterator[Sample]:
+    """The user's data in batches.
+
+    Args:
+        model: tells the names, shapes and dtypes of the inputs.
+        data: one array, a sequence with an array per input, or a mapping from input names to arrays; the first axis of
+            each counts the examples. A mapping may also name them x, or x0, x1, ..., as npz files do.
+        batch_size: how many examples go into one batch where the model leaves the batch axis open.
+
+    Raises:
+        UsageError: an array is missing, or its shape or dtype does not fit its input.
+    """
+    arrays = _per_input(model, data)
+    names = [tensor.name for tensor in model.inputs]
+    checked = tuple(_fitting(array, tensor) for array, tensor in zip(arrays, model.inputs, strict=True))
+    counts = {len(array) for array in checked}
+    if len(counts) != 1 or 0 in counts:
+        found = ", ".join(f"{name}: {len(array)}" for name, array in zip(names, checked, strict=True))
+        raise UsageError(
+            f"The data must hold the same number of examples, at least one, for each input; found {found}."
+        )
+    fixed = next((tensor.shape[0] for tensor in model.inputs if tensor.shape[0] is not None), None)
+    count, step = counts.pop(), fixed or batch_size
+    if fixed and count % fixed:
+        raise UsageError(
+            f"The model takes batches of exactly {fixed}; the data holds {count} examples, not a multiple."
+        )
+    for start in range(0, count, step):
+        yield Sample("data", tuple(array[start : start + step] for array in checked))
+
+
+def _per_input(model: keras.Model, data: Any) -> list[Array]:
+    names = [tensor.name for tensor in model.inputs]
+    if isinstance(data, Mapping):
+        for keys in (names, [f"x{i}" for i in range(len(names))], ["x"] if len(names) == 1 else []):
+            if keys and all(key in data for key in keys):
+                return [np.asarray(data[key]) for key in keys]
+        raise UsageError(
+            f"The data names {', '.join(map(repr, data)) or 'nothing'}, but the model's inputs are "
+            f"{', '.join(map(repr, names))}; name an array for each (or x0, x1, ... in their order)."
+        )
+    arrays = [np.asarray(item) for item in data] if isinstance(data, list | tuple) else [np.asarray(data)]
+    if len(arrays) != len(names):
+        raise UsageError(
+            f"The data holds {len(arrays)} arrays, but the model has {len(names)} inputs: {', '.join(names)}."
+        )
+    return arrays
+
+
+def _fitting(array: Array, tensor: Any) -> Array:
+    expected = tuple(tensor.shape)
+    shown = "(" + ", ".join("any" if axis is None else str(axis) for axis in expected) + ")"
+    fits = array.ndim == len(expected) and all(
+        axis is None or axis == size for axis, size in zip(expected[1:], array.shape[1:], strict=True)
+    )
+    if not fits:
+        raise UsageError(
+            f"The data for input {tensor.name!r} has shape {array.shape}, but the input takes {shown}, the first axis "
+            "counting examples."
+        )
+    if array.dtype.kind not in "fiub":
+        raise UsageError(f"The data for input {tensor.name!r} holds {array.dtype}, but the input takes {tensor.dtype}.")
+    return array.astype(np.float32 if "float" in tensor.dtype else tensor.dtype)

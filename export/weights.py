@@ -1,0 +1,53 @@
+"""Weights that no trained model has: values that are not finite, variances below zero."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import BrokenModelError
+from .wording import quote
+
+if TYPE_CHECKING:
+    import keras
+
+
+def check_weights(model: "keras.Model", source: str = "the model") -> None:
+    """Raise BrokenModelError if a weight is NaN or infinite, or the moving variance of a batch normalization negative.
+
+    Looks at every layer, nested ones too, and at every layer with a `moving_variance`: Keras', kbn's, or a subclass.
+    `source` begins the message: the file the model came from.
+    """
+    for weight in model.weights:
+        _check_finite(weight, source)
+    # The only way to layers inside wrappers and composite layers too; `layers` shows those of models alone.
+    for layer in model._flatten_layers():
+        if getattr(layer, "moving_variance", None) is not None:
+            _check_variance(layer, source)
+
+
+def _check_finite(weight: Any, source: str) -> None:
+    values = _values(weight)
+    if values.dtype.kind in "biu":
+        return
+    wrong = values.size - int(np.count_nonzero(np.isfinite(values)))
+    if wrong:
+        layer, _, name = weight.path.rpartition("/")
+        raise BrokenModelError(
+            f"{source}: weight {quote(name)} of layer {quote(layer)} holds {wrong} NaN or infinite values of {values.size}. "
+            f"Training diverged or the file is damaged: go back to a checkpoint whose loss was finite."
+        )
+
+
+def _check_variance(layer: "keras.Layer", source: str) -> None:
+    smallest = float(np.min(_values(layer.moving_variance), initial=0.0))
+    if smallest < 0:
+        raise BrokenModelError(
+            f"{source}: the moving variance of layer {quote(layer.name)} is negative, {smallest:g} at the least; a variance "
+            f"cannot be. The statistics were overwritten or the file is damaged: recalibrate them on training data."
+        )
+
+
+def _values(weight: Any) -> "np.ndarray[Any, Any]":
+    import keras
+
+    return np.asarray(keras.ops.convert_to_numpy(weight))

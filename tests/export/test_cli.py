@@ -1,0 +1,265 @@
+"""The command as a user types it: what it prints where, its exit codes, and one paragraph for each bad input."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import kbn
+from kbn._version import __version__
+from kbn.export import export
+from kbn.export.cli import main
+from trained_models import randomized
+
+
+def run_process(*arguments):
+    """The command in a process of its own, with nothing set that would silence TensorFlow."""
+    environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
+    line = [sys.executable, "-m", "kbn.export.cli", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300, check=False, env=environment)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The command inside this process, where TensorFlow has been started."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["kbn", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped, warnings.catch_warnings():
+            main()
+        shown = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, stopped.value.code or 0, shown.out, shown.err)
+
+    return run
+
+
+def build(name="m"):
+    inputs = keras.Input((8, 8, 3), name="image")
+    tensor = kbn.BatchNormalization(name="bn")(layers.Conv2D(4, 3, name="conv")(inputs))
+    tensor = layers.GlobalAveragePooling2D()(layers.ReLU()(tensor))
+    return randomized(keras.Model(inputs, layers.Dense(5, activation="softmax", name="classes")(tensor), name=name))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a sound model, its data, and its ONNX file."""
+    path = tmp_path_factory.mktemp("cli")
+    build().save(path / "model.keras")
+    np.save(path / "images.npy", np.random.default_rng(0).normal(size=(5, 8, 8, 3)))
+    export(path / "model.keras", path / "model.onnx")
+    return path
+
+
+def test_export_prints_tables_on_stdout_and_progress_on_stderr(folder):
+    done = run_process("export", folder / "model.keras", folder / "again.onnx", "--data", folder / "images.npy")
+    assert done.returncode == 0
+    for word in ("Fold", "bn", "folded", "conv", "Before and after", "Parity", "classes", "passed", "5 data", "PASSED"):
+        assert word in done.stdout
+    assert done.stderr.split() == [
+        "start",
+        "TensorFlow",
+        "...",
+        "load",
+        "...",
+        "fold",
+        "...",
+        "convert",
+        "...",
+        "check",
+        "...",
+    ]
+    assert (folder / "again.onnx").stat().st_size > 0
+
+
+def test_quiet_and_json_leave_one_document(folder, run):
+    done = run("export", folder / "model.keras", folder / "quiet.onnx", "--json", "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+    value = json.loads(done.stdout)
+    assert value["schema"] == "kbn.export/1"
+    assert value["fold"]["rows"][0]["into"] == ["conv"]
+
+
+def test_inspect_changes_nothing(folder, run):
+    before = sorted(folder.iterdir())
+    done = run("inspect", folder / "model.keras", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["counts"] == {"folded": 1, "merged": 0, "kept": 0}
+    assert sorted(folder.iterdir()) == before
+
+
+def test_fold_writes_a_model_that_keras_alone_loads(folder, run):
+    done = run("fold", folder / "model.keras", folder / "folded.keras")
+    assert done.returncode == 0, done.stderr
+    script = (
+        "import keras, sys; model = keras.models.load_model(sys.argv[1])\n"
+        "assert 'kbn' not in sys.modules; print(len(model.layers))"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", script, folder / "folded.keras"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert loaded.stdout.strip() == "5", loaded.stderr
+
+
+def test_check_passes_the_right_file_and_fails_another(folder, tmp_path, run):
+    done = run("check", folder / "model.keras", folder / "model.onnx")
+    assert done.returncode == 0
+    assert done.stdout.rstrip().endswith("PASSED")
+    randomized(build(), seed=5).save(tmp_path / "other.keras")
+    done = run("check", tmp_path / "other.keras", folder / "model.onnx")
+    assert done.returncode == 1
+    assert done.stdout.rstrip().endswith("FAILED")
+    failed = run("check", tmp_path / "other.keras", folder / "model.onnx", "--json")
+    assert failed.returncode == 1
+    assert json.loads(failed.stdout)["passed"] is False
+
+
+@pytest.mark.parametrize("suffix", ["html", "json"])
+def test_the_report_is_saved(folder, tmp_path, suffix, run):
+    done = run("inspect", folder / "model.keras", "--report", tmp_path / f"report.{suffix}")
+    assert done.returncode == 0, done.stderr
+    assert "bn" in (tmp_path / f"report.{suffix}").read_text()
+
+
+def test_version(run):
+    assert run("--version").stdout.strip() == __version__
+
+
+def _truncated(path):
+    build().save(path / "x.keras")
+    content = (path / "x.keras").read_bytes()
+    (path / "x.keras").write_bytes(content[: len(content) // 2])
+
+
+def _lambda(path):
+    inputs = keras.Input((3,))
+    keras.Model(inputs, layers.Lambda(lambda x: x * 2)(inputs)).save(path / "x.keras")
+
+
+def _unknown_layer(path):
+    class Strange(layers.Layer):
+        def call(self, inputs):
+            return inputs
+
+    inputs = keras.Input((3,))
+    keras.Model(inputs, Strange()(inputs)).save(path / "x.keras")
+
+
+def _nan(path):
+    model = build()
+    kernel = model.get_layer("conv").kernel.numpy()
+    kernel[0, 0, 0, 0] = np.nan
+    model.get_layer("conv").kernel.assign(kernel)
+    model.save(path / "x.keras")
+
+
+def _negative_variance(path):
+    model = build()
+    model.get_layer("bn").moving_variance.assign([0.5, -0.1, 0.5, 0.5])
+    model.save(path / "x.keras")
+
+
+def _not_a_model(path):
+    with zipfile.ZipFile(path / "x.keras", "w") as archive:
+        archive.writestr("letter.txt", "dear user")
+
+
+BAD_MODELS = {
+    "missing file": (lambda path: None, 2, ["x.keras"]),
+    "directory": (lambda path: (path / "x.keras").mkdir(), 2, ["x.keras", "directory"]),
+    "empty file": (lambda path: (path / "x.keras").touch(), 4, ["x.keras", "empty"]),
+    "truncated": (_truncated, 4, ["x.keras"]),
+    "zip that is no model": (_not_a_model, 4, ["x.keras", "config.json"]),
+    "JSON renamed": (
+        lambda path: (path / "x.keras").write_text('{"class_name": "Functional"}'),
+        4,
+        ["x.keras", "JSON"],
+    ),
+    "unknown layer": (_unknown_layer, 3, ["Strange"]),
+    "Lambda": (_lambda, 4, ["lambda"]),
+    "NaN weights": (_nan, 4, ["conv", "NaN"]),
+    "negative variance": (_negative_variance, 4, ["bn", "variance"]),
+}
+
+
+def assert_one_paragraph(done, code, words):
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    message = done.stderr[done.stderr.index("Error: ") :]
+    assert message.strip().count("\n") == 0
+    for word in words:
+        assert word in message
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("kind", BAD_MODELS)
+def test_bad_models_get_one_paragraph_and_the_documented_code(tmp_path, kind, run):
+    make, code, words = BAD_MODELS[kind]
+    make(tmp_path)
+    present = sorted(tmp_path.iterdir())
+    done = run("export", tmp_path / "x.keras", tmp_path / "x.onnx")
+    assert_one_paragraph(done, code, words)
+    assert sorted(tmp_path.iterdir()) == present
+
+
+BAD_OUTPUTS = {
+    "missing folder": (["none/model.onnx"], 2, ["none"]),
+    "read-only folder": (["/proc/model.onnx"], 2, ["/proc"]),
+    "existing file": (["model.onnx"], 2, ["model.onnx", "force"]),
+    "other suffix": (["model.txt"], 2, [".onnx"]),
+    "data of another shape": (["new.onnx", "--data", "wrong.npy"], 2, ["(2, 4, 4, 3)", "(any, 8, 8, 3)"]),
+    "data that is missing": (["new.onnx", "--data", "none.npy"], 2, ["none.npy"]),
+    "data that is broken": (["new.onnx", "--data", "broken.npy"], 4, ["broken.npy"]),
+    "report of another kind": (["new.onnx", "--report", "report.pdf"], 2, [".html"]),
+    "unknown layout": (["new.onnx", "--input-layout", "chwn"], 2, ["chwn"]),
+    "unknown opset": (["new.onnx", "--opset", "3"], 2, ["opset"]),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_OUTPUTS)
+def test_bad_arguments_get_one_paragraph_and_lose_nothing(folder, kind, run, monkeypatch):
+    monkeypatch.chdir(folder)
+    arguments, code, words = BAD_OUTPUTS[kind]
+    np.save(folder / "wrong.npy", np.zeros((2, 4, 4, 3)))
+    (folder / "broken.npy").write_bytes(b"\x93NUMPY then nothing")
+    content = (folder / "model.onnx").read_bytes()
+    present = sorted(folder.iterdir())
+    done = run("export", "model.keras", *arguments)
+    assert_one_paragraph(done, code, words)
+    assert sorted(folder.iterdir()) == present
+    assert (folder / "model.onnx").read_bytes() == content
+
+
+def test_an_error_is_json_too_where_json_is_asked_for(tmp_path, run):
+    done = run("inspect", tmp_path / "none.keras", "--json")
+    value = json.loads(done.stdout)
+    assert (value["schema"], value["exit_code"]) == ("kbn.error/1", 2)
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["export"], ["export", "a", "b", "--no-such-option"]])
+def test_wrong_usage_exits_with_2(arguments, run):
+    assert run(*arguments).returncode == 2
+
+
+def test_a_fault_of_kbn_itself_is_called_one(folder, run, monkeypatch):
+    def broken(path):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("kbn.export.data_file.read_arrays", broken)
+    done = run("check", folder / "model.keras", folder / "model.onnx", "--data", folder / "images.npy")
+    assert_one_paragraph(done, 70, ["fault in kbn", "RuntimeError: boom"])
+
+
+def test_a_truncated_model_gets_one_paragraph_in_a_process_of_its_own(tmp_path):
+    _truncated(tmp_path)
+    assert_one_paragraph(run_process("inspect", tmp_path / "x.keras"), 4, ["x.keras"])

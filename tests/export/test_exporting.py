@@ -1,0 +1,171 @@
+"""Export from one end to the other: what lands at the path is right, and what is not right does not land."""
+
+import json
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from keras import layers
+
+import kbn
+from kbn.export import check, export, parity
+from kbn.export.errors import CheckFailedError, UsageError
+from trained_models import computed, random_inputs, randomized, real_models
+
+
+def residual_model(layer_type=kbn.BatchNormalization):
+    inputs = keras.Input((16, 16, 3), name="image")
+    tensor = layers.ReLU()(layer_type(name="bn1")(layers.Conv2D(8, 3, padding="same", name="conv1")(inputs)))
+    shortcut = tensor
+    tensor = layer_type(name="bn2")(layers.DepthwiseConv2D(3, padding="same", name="depthwise")(tensor))
+    tensor = layers.GlobalAveragePooling2D()(layers.Add(name="add")([tensor, shortcut]))
+    tensor = layer_type(name="bn3")(layers.Dense(10, name="dense")(tensor))
+    return randomized(keras.Model(inputs, layers.Softmax(name="classes")(tensor), name="residual"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return residual_model()
+
+
+def test_the_file_computes_what_the_model_computes(model, tmp_path):
+    report = export(model, tmp_path / "model.onnx")
+    assert report.fold.count("folded") == 3
+    assert report.check.passed
+    assert "BatchNormalization" not in report.after.operators
+    assert "Mul" not in report.after.operators
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    inputs = random_inputs(model).astype("float32")
+    (found,) = session.run(["classes"], {"image": inputs})
+    np.testing.assert_allclose(found, computed(model, inputs)[0], rtol=1e-5, atol=1e-6)
+    assert check(model, tmp_path / "model.onnx").passed
+
+
+def test_the_file_says_what_it_is(model, tmp_path):
+    model.save(tmp_path / "model.keras")
+    export(tmp_path / "model.keras", tmp_path / "model.onnx")
+    proto = onnx.load(tmp_path / "model.onnx")
+    onnx.checker.check_model(proto, full_check=True)
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    assert json.loads(metadata["kbn.folds"]) == {"bn1": ["conv1"], "bn2": ["depthwise"], "bn3": ["dense"]}
+    assert len(metadata["kbn.source_sha256"]) == 64
+    assert [value.name for value in proto.graph.input] == ["image"]
+    assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert {opset.domain for opset in proto.opset_import} == {""}
+
+
+def test_keras_own_layer_is_exported_alike(tmp_path):
+    report = export(residual_model(layers.BatchNormalization), tmp_path / "model.onnx")
+    assert report.fold.count("folded") == 3
+    assert report.check.passed
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_the_layout_of_images_is_the_callers(model, tmp_path, layout):
+    export(model, tmp_path / "model.onnx", input_layout=layout)
+    shape = onnx.load(tmp_path / "model.onnx").graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_value for dim in shape][1:] == ([3, 16, 16] if layout == "nchw" else [16, 16, 3])
+    assert check(model, tmp_path / "model.onnx").passed
+
+
+def test_a_file_that_fails_the_check_does_not_land(model, tmp_path, monkeypatch):
+    def spoiled(folded, **arguments):
+        kernel = folded.get_layer("conv1").kernel
+        values = kernel.numpy()
+        values[0, 0, 0, 0] += 0.05
+        kernel.assign(values)
+        return converted(folded, **arguments)
+
+    from kbn.export import exporting
+
+    converted = exporting.convert
+    monkeypatch.setattr(exporting, "convert", spoiled)
+    with pytest.raises(CheckFailedError, match=r"classes: the file is .* away"):
+        export(model, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(CheckFailedError, match="is kept as"):
+        export(model, tmp_path / "model.onnx", keep_failed=tmp_path / "failed.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["failed.onnx"]
+    assert not check(model, tmp_path / "failed.onnx").passed
+
+
+def test_data_that_does_not_fit_leaves_nothing(model, tmp_path):
+    with pytest.raises(UsageError, match=r"\(2, 8, 8, 3\)"):
+        export(model, tmp_path / "model.onnx", data=np.zeros((2, 8, 8, 3)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_file_is_replaced_on_request_only(model, tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="force"):
+        export(model, tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").read_bytes() == b"mine"
+    export(model, tmp_path / "model.onnx", force=True)
+    onnx.checker.check_model(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "float64", "bfloat16"])
+def test_other_precisions_are_exported_in_float32(tmp_path, policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = residual_model()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    report = export(model, tmp_path / "model.onnx")
+    assert report.check.passed
+    types = {tensor.data_type for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer}
+    assert types <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
+
+
+def test_the_report_is_json_and_a_page(model, tmp_path):
+    report = export(model, tmp_path / "model.onnx")
+    value = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert value["schema"] == "kbn.export/1"
+    assert value["passed"] is True
+    assert value["check"]["outputs"][0]["output"] == "classes"
+    report.save_html(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert all(name in page for name in ("bn1", "depthwise", "Before and after", "passed"))
+    assert "http" not in page
+
+
+def test_names_from_the_model_are_escaped_in_the_page(tmp_path):
+    inputs = keras.Input((4,))
+    model = randomized(keras.Model(inputs, layers.BatchNormalization(name="<script>x")(layers.Dense(3)(inputs))))
+    kbn.export.inspect(model).save_html(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;x" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", real_models(), ids=lambda path: path.stem)
+def test_real_models_on_their_real_inputs(path, tmp_path):
+    stored = np.load(path.with_suffix(".npz"))
+    report = export(path, tmp_path / "model.onnx", data=dict(stored))
+    assert report.check.passed
+    left = report.fold.count("kept")
+    assert report.after.operators.get("BatchNormalization", 0) == left
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    found = session.run(None, {session.get_inputs()[0].name: stored["x"].astype(np.float32)})
+    for index, output in enumerate(found):
+        expected = stored[f"y{index}"]
+        np.testing.assert_allclose(output, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ResNet50", "MobileNetV2", "EfficientNetB0", "Xception"])
+def test_applications_keep_no_normalization(name, tmp_path):
+    model = randomized(getattr(keras.applications, name)(weights=None, input_shape=(96, 96, 3)))
+    report = export(model, tmp_path / "model.onnx")
+    assert report.fold.count("folded") == len(report.fold.rows) > 30
+    assert report.check.passed
+    assert "BatchNormalization" not in report.after.operators
+    allowed = {"EfficientNetB0": 0}.get(name, 0)
+    assert report.after.operators.get("Sub", 0) <= allowed
+
+
+def test_the_tolerances_are_the_documented_ones():
+    assert (parity.FACTOR, parity.ATOL, parity.RTOL) == (4.0, 1e-6, 1e-5)
