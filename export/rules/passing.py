@@ -93,19 +93,17 @@ class FlattenRule(Rule):
             return (
                 affine if rank == 2 else Refusal(f"the map differs from one position to the next before {layer.name}")
             )
-        if layer.config["data_format"] == "channels_first" and rank > 2:
-            # Keras moves the channels last before it flattens.
-            order = [0, *range(2, rank), 1]
-        else:
-            order = list(range(rank))
-        position = order.index(affine.axis)
-        outer = [layer.input_shape[axis] for axis in order[1:position]]
-        inner = [layer.input_shape[axis] for axis in order[position + 1 :]]
-        if None in outer + inner:
+        # Keras moves the channels last before it flattens.
+        last = [*range(2, rank), 1] if layer.config["data_format"] == "channels_first" else list(range(1, rank))
+        position = last.index(affine.axis)
+        sizes = [layer.input_shape[axis] for axis in last]
+        known = [size for size in sizes if size is not None]
+        if len(known) < len(sizes):
             return Refusal(
                 f"{layer.name} flattens a dynamic shape {layer.input_shape}, so the channels have no fixed place"
             )
-        return affine.repeat(math.prod(filter(None, inner)), axis=1).tile(math.prod(filter(None, outer)), axis=1)
+        outer, inner = known[:position], known[position + 1 :]
+        return affine.repeat(math.prod(inner), axis=1).tile(math.prod(outer), axis=1)
 
 
 def _off_window(layer: LayerSpec, affine: Affine) -> Refusal | None:

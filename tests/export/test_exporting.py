@@ -10,7 +10,7 @@ import pytest
 from keras import layers
 
 import kbn
-from kbn.export import check, export, parity
+from kbn.export import check, export
 from kbn.export.errors import CheckFailedError, UsageError
 from trained_models import computed, random_inputs, randomized, real_models
 
@@ -165,7 +165,3 @@ def test_applications_keep_no_normalization(name, tmp_path):
     assert "BatchNormalization" not in report.after.operators
     allowed = {"EfficientNetB0": 0}.get(name, 0)
     assert report.after.operators.get("Sub", 0) <= allowed
-
-
-def test_the_tolerances_are_the_documented_ones():
-    assert (parity.FACTOR, parity.ATOL, parity.RTOL) == (4.0, 1e-6, 1e-5)

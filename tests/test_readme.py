@@ -1,0 +1,50 @@
+"""What README says is true: its Python runs, its files are there, its bound and exit codes are the code's own."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from kbn.export import errors, verdict
+from kbn.export.cli import INTERNAL_ERROR
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_runs_in_the_order_in_which_it_stands(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 2
+    names: dict = {}
+    for block in blocks:
+        exec(block, names)
+    assert "folded ('conv2d" in capsys.readouterr().out
+
+
+def test_the_bound_is_the_codes_own():
+    assert (
+        f"E_file <= max({verdict.FACTOR:g} * E_model, {verdict.ATOL:g} + {verdict.RTOL:g} * max|truth|)"
+        in README.replace("1e-8", "1e-08").replace("1e-5", "1e-05")
+    )
+
+
+@pytest.mark.parametrize(
+    "error", [errors.CheckFailedError, errors.UsageError, errors.UnsupportedError, errors.UnsafeModelError]
+)
+def test_the_exit_codes_are_documented(error):
+    assert f"| {error.exit_code} | " in README
+    assert f"| {INTERNAL_ERROR}, 130 | " in README
+
+
+def test_the_named_files_are_there():
+    named = set(re.findall(r"`([\w/]+\.py)`", README))
+    assert {"train_and_export.py", "batch_normalization.py"} <= named
+    present = {path.name for path in ROOT.rglob("*") if ".venv" not in path.parts}
+    assert {Path(name).name for name in named} <= present
+
+
+def test_the_command_help_names_every_command():
+    from kbn.export.cli import app
+
+    commands = {command.callback.__name__ for command in app.registered_commands}
+    assert commands == set(re.findall(r"^\| `kbn (\w+)", README, re.MULTILINE))
