@@ -17,11 +17,10 @@ import keras
 import onnx
 
 from .archive import load_model, sha256
-from .errors import CheckFailedError
+from .errors import CheckFailedError, UnsupportedError
 from .fold_report import FoldReport
 from .folding import fold
 from .onnx_conversion import Conversion, convert
-from .onnx_names import unique
 from .parity import CheckReport, check
 from .precision import has_precision, in_precision
 from .report import Report, Table
@@ -29,6 +28,8 @@ from .runtime import LAYOUT_KEY
 from .writing import check_output, output_file
 
 Progress = Callable[[str], None]
+
+_LARGEST = 2**31 - 2**20  # bytes of weights that fit into one protobuf message, beside the graph
 
 
 @dataclass
@@ -149,17 +150,11 @@ def export(
     folded, fold_report = fold(single)
     clock.start("convert")
     metadata = _metadata(source, fold_report, input_layout)
-    conversion = convert(
-        folded,
-        opset=opset,
-        input_layout=input_layout,
-        output_names=unique(original.output_names, [tensor.name for tensor in original.inputs]),
-        metadata=metadata,
-    )
+    conversion = convert(folded, opset=opset, input_layout=input_layout, metadata=metadata)
     del folded
     clock.start("check")
     with output_file(path, force=force) as temporary:
-        onnx.save(conversion.proto, temporary)
+        _save(conversion.proto, temporary)
         check_report = check(original, temporary, data, seed=seed)
         if not check_report.passed:
             kept = _keep(temporary, keep_failed)
@@ -194,6 +189,13 @@ class _Clock:
             self._seconds[self._step] = time.perf_counter() - self._since
             self._step = ""
         return self._seconds
+
+
+def _save(proto: onnx.ModelProto, path: Path) -> None:
+    size = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+    if size > _LARGEST:
+        raise UnsupportedError(f"The weights take {size / 2**30:.1f} GiB; an ONNX file holds 2 GiB at most.")
+    onnx.save(proto, path)
 
 
 def _metadata(source: Path | None, report: FoldReport, input_layout: str | None) -> dict[str, str]:

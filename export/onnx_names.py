@@ -70,8 +70,12 @@ def name_nodes(model: ir.Model, layers: Collection[str], model_name: str) -> Non
 
 
 def _layer_of_each_node(graph: ir.Graph, layers: Collection[str], model_name: str) -> dict[ir.Node, str]:
-    """A node that tf2onnx made without a scope belongs to the layer whose output it reads, else to that which reads it."""
+    """A node that tf2onnx made without a scope belongs to the layer of its weights, else of its input, else of its reader."""
     paths = {node: layer_path(node.name or "", layers, model_name) for node in graph}
+    for node in graph:
+        if not paths[node]:
+            weights = (str(v.name) for v in node.inputs if v is not None and v.is_initializer())
+            paths[node] = next(filter(None, (layer_path(name, layers, model_name) for name in weights)), "")
     for node in graph:
         if not paths[node]:
             paths[node] = next((paths[p] for v in node.inputs if v is not None and (p := v.producer()) in paths), "")

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from .archive import load_model
 from .drift import LayerCheck, layer_drift
 from .errors import UsageError
+from .model_ports import pack_inputs
 from .precision import has_precision, in_precision
 from .report import Report, Table
 from .runtime import Runtime
-from .samples import Sample, packed_inputs, seeded_samples, user_samples
+from .samples import Sample, seeded_samples, user_samples
 from .verdict import ATOL, FACTOR, RTOL, Errors, difference, largest
 
 Array = NDArray[Any]
@@ -37,17 +38,16 @@ class OutputCheck:
     Attributes:
         output: the output's name in the file.
         shape: the shape of one example, as last seen.
-        cases: for each kind of input, the batch whose error came nearest to its bound.
-        top1: the fraction of examples whose largest entry is where the truth has it; None for other than rank 2.
-        faults: each thing that fails, in words.
+        cases: for each kind of input ("data", "seeded", "large range") what was measured over all its batches.
+        top1: the fraction of examples whose largest entry is where the truth has it, among the user's data if there is any;
+            None for outputs of other than rank 2.
     """
 
     output: str
     shape: tuple[int, ...] = ()
     cases: dict[str, Errors] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
-    _examples: int = 0
-    _agreeing: int = 0
+    _faults: list[str] = field(default_factory=list)
+    _agreeing: dict[str, list[bool]] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -55,22 +55,40 @@ class OutputCheck:
 
     @property
     def worst(self) -> Errors | None:
-        """The batch whose error came nearest to its bound, or went furthest beyond; None where none could be measured."""
+        """The kind of inputs that came nearest to its bound, or went furthest beyond; None where none could be measured."""
         return max(self.cases.values(), key=lambda errors: errors.use, default=None)
 
     @property
+    def faults(self) -> list[str]:
+        """Each thing that fails, in words."""
+        found = list(dict.fromkeys(self._faults))
+        for kind, errors in self.cases.items():
+            if errors.proves_nothing:
+                found.append(
+                    f"the model's own float32 output is {errors.model_error:.2g} away from its float64 run, of magnitude "
+                    f"{errors.magnitude:.2g}, which proves nothing ({kind} inputs): give data the model was trained for"
+                )
+            elif errors.use > 1:
+                found.append(
+                    f"the file is {errors.file_error:.2g} away from the float64 model, where {errors.allowed:.2g} is "
+                    f"allowed ({kind} inputs)"
+                )
+        return found
+
+    @property
     def top1(self) -> float | None:
-        return self._agreeing / self._examples if self._examples else None
+        agreeing = self._agreeing.get("data") or list(chain.from_iterable(self._agreeing.values()))
+        return sum(agreeing) / len(agreeing) if agreeing else None
 
     def add(self, inputs: str, truth: Array, model: Array, files: Sequence[Array]) -> None:
         """Takes in one batch: this output as the float64 model, the float32 model and the file's runs give it."""
         self.shape = truth.shape[1:]
         if any(file.shape != truth.shape for file in files):
-            self._fail(f"the file gives shape {files[0].shape} where the model gives {truth.shape}")
+            self._faults.append(f"the file gives shape {files[0].shape} where the model gives {truth.shape}")
             return
         finite = np.isfinite(truth) & np.isfinite(model)
         if not all(np.isfinite(file[finite]).all() for file in files):
-            self._fail(f"the file gives NaN or infinity where the model is finite ({inputs} inputs)")
+            self._faults.append(f"the file gives NaN or infinity where the model is finite ({inputs} inputs)")
             return
         errors = Errors(
             inputs,
@@ -78,25 +96,10 @@ class OutputCheck:
             model_error=difference(model[finite], truth[finite]),
             file_error=max(difference(file[finite], truth[finite]) for file in files),
         )
-        if errors.proves_nothing:
-            self._fail(
-                f"the model's own float32 output is {errors.model_error:.2g} away from its float64 run, of magnitude "
-                f"{errors.magnitude:.2g}, which proves nothing ({inputs} inputs): give data the model was trained for"
-            )
-        elif errors.use > 1:
-            self._fail(
-                f"the file is {errors.file_error:.2g} away from the float64 model, where {errors.allowed:.2g} is allowed "
-                f"({inputs} inputs)"
-            )
-        if inputs not in self.cases or errors.use > self.cases[inputs].use:
-            self.cases[inputs] = errors
+        self.cases[inputs] = self.cases[inputs].with_batch(errors) if inputs in self.cases else errors
         if truth.ndim == 2 and truth.shape[1] > 1:
-            self._examples += len(truth)
-            self._agreeing += min(int(np.sum(file.argmax(-1) == truth.argmax(-1))) for file in files)
-
-    def _fail(self, fault: str) -> None:
-        if fault not in self.faults:
-            self.faults.append(fault)
+            agree = np.all([file.argmax(-1) == truth.argmax(-1) for file in files], axis=0)
+            self._agreeing.setdefault(inputs, []).extend(agree.tolist())
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -239,7 +242,7 @@ def check(
         for output, truth, computed, found in zip(
             report.outputs, truths, _run(single, sample) or (), files, strict=True
         ):
-            output.add(sample.origin, truth, computed, found)
+            output.add(sample.kind, truth, computed, found)
     if not report.samples:
         raise UsageError(f"Model {model.name!r} runs on none of the seeded inputs; give data that it takes.")
     return report
@@ -260,7 +263,7 @@ def _match_signature(model: keras.Model, runtime: Runtime) -> None:
 def _run(model: keras.Model, sample: Sample) -> list[Array] | None:
     """The model's outputs at inference, flattened; None where it does not take a seeded input of this size."""
     try:
-        outputs = model(packed_inputs(model, sample.arrays), training=False)
+        outputs = model(pack_inputs(model, sample.arrays), training=False)
     except Exception as error:  # what the backend raises has no common base
         if sample.origin == "data" or all(None not in tensor.shape[1:] for tensor in model.inputs):
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers, tree
+from keras import layers
 from numpy.typing import NDArray
 
 from .errors import UsageError
@@ -26,12 +26,10 @@ class Sample:
     origin: str
     arrays: tuple[Array, ...]
 
-
-def packed_inputs(model: keras.Model, arrays: Sequence[Array]) -> Any:
-    """The arrays in the nesting in which the model is called."""
-    if isinstance(model, keras.Sequential):
-        return arrays[0]
-    return tree.pack_sequence_as(model.input, list(arrays))
+    @property
+    def kind(self) -> str:
+        """Which samples are judged together: "data", "seeded" or "large range"."""
+        return self.origin if self.origin in ("data", "large range") else "seeded"
 
 
 def seeded_samples(model: keras.Model, seed: int) -> Iterator[Sample]:

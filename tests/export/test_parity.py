@@ -47,7 +47,7 @@ def test_the_right_file_passes(exported):
     (output,) = report.outputs
     assert report.passed
     assert output.output == "classes"
-    assert set(output.cases) == {"random", "zeros", "large range"}
+    assert set(output.cases) == {"seeded", "large range"}
     assert 0 < output.worst.model_error < 1e-6
     assert output.top1 == 1.0
 
@@ -116,7 +116,7 @@ class TestVerdict:
 
     def verdict(self, model_error, file_error, truth=truth):
         output = OutputCheck("y")
-        output.add("random", truth, truth + model_error, [truth, truth + file_error])
+        output.add("seeded", truth, truth + model_error, [truth, truth + file_error])
         return output
 
     def test_is_relative_to_the_models_own_error(self):
@@ -131,6 +131,20 @@ class TestVerdict:
         output = self.verdict(0.2, 0.0)
         assert "proves nothing" in output.faults[0]
 
+    def test_batches_of_one_kind_are_judged_together(self):
+        output = self.verdict(1e-4, 0.0)
+        output.add("seeded", self.truth, self.truth, [self.truth + 3.9e-4])
+        assert output.passed
+        output.add("seeded", self.truth, self.truth, [self.truth + 4.1e-4])
+        assert "(seeded inputs)" in output.faults[0]
+
+    def test_another_kind_excuses_nothing(self):
+        output = OutputCheck("y")
+        output.add("large range", self.truth, self.truth + 1e-3, [self.truth])
+        output.add("data", self.truth, self.truth, [self.truth + 1e-4])
+        assert len(output.faults) == 1
+        assert "(data inputs)" in output.faults[0]
+
     def test_infinity_where_the_model_is_finite_fails(self):
         assert "NaN or infinity" in self.verdict(0.0, np.inf).faults[0]
 
@@ -144,16 +158,18 @@ class TestVerdict:
 
     def test_another_shape_fails(self):
         output = OutputCheck("y")
-        output.add("random", self.truth, self.truth, [self.truth[:, :2]])
+        output.add("seeded", self.truth, self.truth, [self.truth[:, :2]])
         assert "shape (3, 2)" in output.faults[0]
 
     def test_the_worst_of_both_runs_counts(self):
         output = OutputCheck("y")
-        output.add("random", self.truth, self.truth, [self.truth + 1.0, self.truth])
+        output.add("seeded", self.truth, self.truth, [self.truth + 1.0, self.truth])
         assert output.worst.file_error == pytest.approx(1.0)
 
     def test_top1_counts_examples(self):
         truth = np.eye(4)
         output = OutputCheck("y")
         output.add("data", truth, truth, [truth[[0, 1, 2, 2]]])
+        assert output.top1 == 0.75
+        output.add("seeded", truth, truth, [truth])
         assert output.top1 == 0.75

@@ -6,7 +6,8 @@ import pytest
 from keras import layers
 
 from kbn.export.errors import UsageError
-from kbn.export.samples import packed_inputs, seeded_samples, user_samples
+from kbn.export.model_ports import pack_inputs
+from kbn.export.samples import seeded_samples, user_samples
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +77,8 @@ def test_a_fixed_batch_takes_whole_batches_alone():
 
 def test_inputs_are_packed_as_the_model_nests_them(model):
     arrays = fitting()
-    assert packed_inputs(model, arrays)[1] is arrays[1]
+    assert pack_inputs(model, arrays)[1] is arrays[1]
     named = keras.Model(
         {"b": (b := keras.Input((2,), name="b")), "a": (a := keras.Input((2,), name="a"))}, layers.Add()([a, b])
     )
-    assert set(packed_inputs(named, [1, 2])) == {"a", "b"}
+    assert set(pack_inputs(named, [1, 2])) == {"a", "b"}

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from keras import tree
 
+from kbn.export.model_ports import pack_inputs
 from kbn.export.precision import in_precision
-from kbn.export.samples import packed_inputs
 
 
 def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
@@ -43,7 +43,7 @@ def random_inputs(model: keras.Model, batch: int = 3, size: int = 9, seed: int =
             return random.normal(size=shape)
         return random.integers(0, 5, shape)
 
-    return packed_inputs(model, [draw(tensor) for tensor in model.inputs])
+    return pack_inputs(model, [draw(tensor) for tensor in model.inputs])
 
 
 def float64_outputs(model: keras.Model, inputs: Any) -> list[np.ndarray]:
@@ -54,7 +54,7 @@ def float64_outputs(model: keras.Model, inputs: Any) -> list[np.ndarray]:
 def computed(model: keras.Model, inputs: Any) -> list[np.ndarray]:
     """What the model computes at inference, flattened."""
     flat = [x.astype(tensor.dtype) for x, tensor in zip(tree.flatten(inputs), model.inputs, strict=True)]
-    outputs = model(packed_inputs(model, flat), training=False)
+    outputs = model(pack_inputs(model, flat), training=False)
     return [keras.ops.convert_to_numpy(output) for output in tree.flatten(outputs)]
 
 

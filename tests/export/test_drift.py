@@ -1,0 +1,55 @@
+"""The drift of each layer: none in a right file, and the faulty layer named in a wrong one."""
+
+import keras
+import numpy as np
+import onnx
+import pytest
+from keras import layers
+from onnx import numpy_helper
+
+from kbn.export import check, export
+from trained_models import randomized
+
+
+def build():
+    inputs = keras.Input((12, 12, 3), name="image")
+    tensor = layers.ReLU(name="relu1")(layers.BatchNormalization(name="bn1")(layers.Conv2D(4, 3, name="conv1")(inputs)))
+    tensor = layers.BatchNormalization(name="bn2")(layers.DepthwiseConv2D(3, padding="same", name="depthwise")(tensor))
+    tensor = layers.Conv2D(10, 3, activation="relu", padding="same", name="conv2")(layers.ReLU(name="relu2")(tensor))
+    tensor = layers.GlobalAveragePooling2D(name="mean")(tensor)
+    return randomized(keras.Model(inputs, layers.Dense(3, name="scores")(tensor)))
+
+
+@pytest.fixture(scope="module", params=[None, "nchw"], ids=["own layout", "nchw"])
+def exported(request, tmp_path_factory):
+    model, path = build(), tmp_path_factory.mktemp("drift") / "model.onnx"
+    export(model, path, input_layout=request.param)
+    return model, path
+
+
+def test_no_layer_of_a_right_file_drifts(exported):
+    report = check(*exported, layers=True)
+    assert report.passed
+    names = [layer.layer for layer in report.layers]
+    assert names == ["conv1", "relu1", "depthwise", "relu2", "conv2", "mean", "scores"]
+    assert report.first_drifting is None
+    assert all(layer.errors.file_error < 1e-4 for layer in report.layers)
+
+
+@pytest.mark.parametrize("layer", ["conv1", "depthwise", "conv2", "scores"])
+def test_the_first_drifting_layer_is_the_faulty_one(exported, tmp_path, layer):
+    model, path = exported
+    proto = onnx.load(path)
+    (tensor,) = (t for t in proto.graph.initializer if t.name == f"{layer}/kernel")
+    values = numpy_helper.to_array(tensor).copy()
+    values.flat[0] += 0.1
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(proto, tmp_path / "faulty.onnx")
+    report = check(model, tmp_path / "faulty.onnx", np.random.default_rng(2).normal(size=(4, 12, 12, 3)), layers=True)
+    assert not report.passed
+    assert report.first_drifting.layer == layer
+    assert report.to_dict()["layers"][0]["layer"] == "conv1"
+
+
+def test_layers_are_measured_on_request_only(exported):
+    assert check(*exported).layers == []
