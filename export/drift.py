@@ -45,7 +45,7 @@ class LayerCheck:
 
     @property
     def passed(self) -> bool:
-        return self.errors.use <= 1
+        return self.errors.passed
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -80,6 +80,18 @@ class OutputCheck:
         agreeing = self._agreeing.get("data") or list(chain.from_iterable(self._agreeing.values()))
         return sum(agreeing) / len(agreeing) if agreeing else None
 
+    def table_rows(self) -> list[tuple[str, ...]]:
+        """A row per kind of input; one row for an output that could not be compared at all."""
+        shape = " x ".join(map(str, self.shape)) or "scalar"
+        rows = []
+        for kind, errors in self.cases.items():
+            numbers = (errors.magnitude, errors.model_error, errors.file_error, errors.allowed)
+            agreeing = self._agreeing.get(kind)
+            top1 = f"{sum(agreeing) / len(agreeing):.2%}" if agreeing else ""
+            verdict = "passed" if not self._faults and errors.passed else "FAILED"
+            rows.append((self.output, shape, kind, *(f"{number:.3g}" for number in numbers), top1, verdict))
+        return rows or [(self.output, shape, "", "", "", "", "", "", "FAILED")]
+
     def add(self, inputs: str, truth: Array, model: Array, files: Sequence[Array]) -> None:
         """Takes in one batch: this output as the float64 model, the float32 model and the file's runs give it."""
         self.shape = truth.shape[1:]
@@ -143,31 +155,8 @@ class CheckReport(Report):
         return [f"{output.output}: {fault}" for output in self.outputs for fault in output.faults]
 
     def tables(self) -> list[Table]:
-        columns = (
-            "output",
-            "shape",
-            "worst inputs",
-            "max|y|",
-            "Keras error",
-            "ONNX error",
-            "allowed",
-            "top-1",
-            "verdict",
-        )
-        rows = []
-        for output in self.outputs:
-            worst = output.worst
-            numbers = ("magnitude", "model_error", "file_error", "allowed")
-            rows.append(
-                (
-                    output.output,
-                    " x ".join(map(str, output.shape)) or "scalar",
-                    worst.inputs if worst else "",
-                    *(f"{getattr(worst, name):.3g}" if worst else "" for name in numbers),
-                    "" if output.top1 is None else f"{output.top1:.2%}",
-                    "passed" if output.passed else "FAILED",
-                )
-            )
+        columns = ("output", "shape", "inputs", "max|y|", "Keras error", "ONNX error", "allowed", "top-1", "verdict")
+        rows = [row for output in self.outputs for row in output.table_rows()]
         seen = ", ".join(f"{count} {origin}" for origin, count in self.samples.items())
         note = f"Largest errors against the original model in float64; examples: {seen}."
         parity = Table("Parity", columns, rows, frozenset(columns[3:8]), "\n".join([*self.faults(), note]))

@@ -63,6 +63,10 @@ class Errors:
         """Whether the model's own float32 output is too far from its float64 run."""
         return self.model_error > CHAOTIC * self.magnitude + ATOL
 
+    @property
+    def passed(self) -> bool:
+        return self.use <= 1 and not self.proves_nothing
+
     def with_batch(self, other: Errors) -> Errors:
         """These inputs and another batch of their kind together."""
         return Errors(

@@ -1,0 +1,60 @@
+"""The scripts that people run do what they say."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+
+def run(script, *arguments, cwd):
+    line = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=600, check=False, cwd=cwd)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, run("examples/train_and_export.py", cwd=folder)
+
+
+def test_the_demo_reaches_98_percent_and_shows_every_table(demo):
+    _, shown = demo
+    (accuracy,) = re.findall(r"Test accuracy: ([\d.]+)%", shown)
+    assert float(accuracy) >= 98.0
+    for text in (
+        "stem_bn",
+        "5 batch normalizations: 5 folded",
+        "Before and after",
+        "Parity",
+        "PASSED",
+        "Unfolded against folded",
+    ):
+        assert text in shown
+    assert re.search(r"digit\s+10\s+data\s.*100\.00%\s+passed", shown)
+    assert "What next" in shown
+
+
+def test_the_demo_leaves_its_files_and_runs_again(demo):
+    folder, _ = demo
+    names = {"digits.keras", "digits.onnx", "digits_unfolded.onnx", "digits_test.npz", "report.json"}
+    assert {path.name for path in (folder / "demo").iterdir()} == names
+    assert "BatchNormalization" not in {node.op_type for node in onnx.load(folder / "demo/digits.onnx").graph.node}
+    assert "PASSED" in run("examples/train_and_export.py", "--epochs", 3, cwd=folder)
+
+
+def test_a_model_of_keras_applications_is_exported(tmp_path):
+    shown = run("examples/export_pretrained.py", "MobileNetV2", tmp_path, "--size", 96, cwd=tmp_path)
+    assert "52 batch normalizations: 52 folded" in shown
+    assert (tmp_path / "MobileNetV2.onnx").is_file()
+
+
+def test_the_benchmark_runs(tmp_path):
+    assert "geometric mean" in run("benchmarks/layer_step.py", "--rounds", 2, cwd=tmp_path)
