@@ -13,19 +13,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .exporting import ExportReport, export
+    from .check_report import CheckReport
+    from .export_report import ExportReport
+    from .exporting import export
     from .fold_report import FoldReport
     from .folding import fold, inspect
-    from .parity import CheckReport, check
+    from .parity import check
 
 _HOME = {
     "fold": ".folding",
     "inspect": ".folding",
     "FoldReport": ".fold_report",
     "check": ".parity",
-    "CheckReport": ".parity",
+    "CheckReport": ".check_report",
     "export": ".exporting",
-    "ExportReport": ".exporting",
+    "ExportReport": ".export_report",
 }
 
 __all__ = ["CheckReport", "ExportReport", "FoldReport", "check", "export", "fold", "inspect"]

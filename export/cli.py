@@ -23,7 +23,7 @@ import typer
 
 from kbn._version import __version__
 
-from .errors import KbnError, UsageError
+from .errors import CheckFailedError, KbnError, UsageError
 from .quiet import import_quietly
 
 if TYPE_CHECKING:
@@ -55,29 +55,41 @@ ReportFile = Annotated[
     Path | None,
     typer.Option("--report", metavar="FILE", help="Also save the report: .html, a page, or .json.", show_default=False),
 ]
+CustomObjects = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.py", help="Run this file for the custom layers that MODEL holds.", show_default=False),
+]
+AllowUnsafe = Annotated[
+    bool, typer.Option("--allow-unsafe", help="Build Lambda and other layers that run code of MODEL's author.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+
+
+class _Interrupted(BaseException):
+    """A signal asked to stop; no KeyboardInterrupt, which typer would end on without a word."""
 
 
 def main() -> None:
     """Runs the command line and exits with its code; an error becomes one paragraph, never a traceback."""
-    signal.signal(signal.SIGTERM, _interrupt)  # so that a temporary file is removed then too
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         app()
     except KbnError as error:
         _fail(str(error), error.exit_code, type(error).__name__)
-    except KeyboardInterrupt:
-        _fail("Interrupted; nothing was written.", 130, "KeyboardInterrupt")
+    except _Interrupted:
+        _fail("Interrupted; what was at the output path is unchanged.", 130, "Interrupted")
     except Exception as error:
         if os.environ.get("KBN_DEBUG"):
             traceback.print_exc()
         message = (
             f"This is a fault in kbn, not in your input: {type(error).__name__}: {error}. KBN_DEBUG=1 shows where."
         )
-        _fail(message, INTERNAL_ERROR, type(error).__name__)
+        _fail(" ".join(message.split()), INTERNAL_ERROR, type(error).__name__)
 
 
 def _interrupt(_signal: int, _frame: Any) -> None:
-    raise KeyboardInterrupt
+    raise _Interrupted
 
 
 def _print_version(wanted: bool) -> None:
@@ -96,16 +108,21 @@ def _options(
 
 
 @app.command()
-def inspect(model: Model, as_json: Json = False, report_file: ReportFile = None, quiet: Quiet = False) -> None:
+def inspect(
+    model: Model,
+    custom_objects: CustomObjects = None,
+    allow_unsafe: AllowUnsafe = False,
+    as_json: Json = False,
+    report_file: ReportFile = None,
+    quiet: Quiet = False,
+) -> None:
     """Show what is there and how each batch normalization would fold."""
     with _progress(quiet) as step:
         _check_outputs(report_file=report_file)
         _import_keras(step)
-        from .archive import load_model
         from .folding import inspect as inspect_model
 
-        step("read the model")
-        report = inspect_model(load_model(model))
+        report = inspect_model(_load(model, custom_objects, allow_unsafe, step))
     _show(report, as_json, report_file)
 
 
@@ -116,6 +133,8 @@ def fold(
         Path, typer.Argument(metavar="OUT.keras", help="Where the folded model goes.", show_default=False)
     ],
     force: Force = False,
+    custom_objects: CustomObjects = None,
+    allow_unsafe: AllowUnsafe = False,
     as_json: Json = False,
     report_file: ReportFile = None,
     quiet: Quiet = False,
@@ -126,11 +145,9 @@ def fold(
 
         _check_outputs(output, ".keras", force, report_file)
         _import_keras(step)
-        from .archive import load_model
         from .folding import fold as fold_model
 
-        step("load")
-        loaded = load_model(model)
+        loaded = _load(model, custom_objects, allow_unsafe, step)
         step("fold")
         folded, report = fold_model(loaded)
         step("write")
@@ -153,6 +170,8 @@ def export(
         Path | None, typer.Option(metavar="FILE", help="Keep a file that fails the check here.", show_default=False)
     ] = None,
     seed: Seed = 0,
+    custom_objects: CustomObjects = None,
+    allow_unsafe: AllowUnsafe = False,
     as_json: Json = False,
     report_file: ReportFile = None,
     quiet: Quiet = False,
@@ -164,17 +183,24 @@ def export(
         _import_keras(step)
         from .exporting import export as export_model
 
-        report = export_model(
-            model,
-            output,
-            input_layout=input_layout,
-            opset=opset,
-            data=arrays,
-            force=force,
-            keep_failed=keep_failed,
-            seed=seed,
-            progress=step,
-        )
+        try:
+            report = export_model(
+                model,
+                output,
+                input_layout=input_layout,
+                opset=opset,
+                data=arrays,
+                force=force,
+                keep_failed=keep_failed,
+                seed=seed,
+                custom_objects=_read_objects(custom_objects),
+                allow_unsafe=allow_unsafe,
+                progress=step,
+            )
+        except CheckFailedError as failure:
+            _show(failure.report, as_json, report_file)  # type: ignore[arg-type]  # export gives its report
+            _tell(str(failure))
+            raise typer.Exit(failure.exit_code) from failure
     _show(report, as_json, report_file)
     if not as_json:
         typer.secho(f"PASSED  {output}", fg="green", bold=True)
@@ -187,6 +213,8 @@ def check(
     data: Data = None,
     layers: Annotated[bool, typer.Option("--layers", help="Show each layer, and the first one that drifts.")] = False,
     seed: Seed = 0,
+    custom_objects: CustomObjects = None,
+    allow_unsafe: AllowUnsafe = False,
     as_json: Json = False,
     report_file: ReportFile = None,
     quiet: Quiet = False,
@@ -196,11 +224,9 @@ def check(
         _check_outputs(report_file=report_file)
         arrays = _read_data(data)
         _import_keras(step)
-        from .archive import load_model
         from .parity import check as check_file
 
-        step("load")
-        loaded = load_model(model)
+        loaded = _load(model, custom_objects, allow_unsafe, step)
         step("check")
         report = check_file(loaded, onnx_file, arrays, seed=seed, layers=layers)
     _show(report, as_json, report_file)
@@ -232,6 +258,21 @@ def _check_outputs(
         if report_file.suffix not in (".html", ".json"):
             raise UsageError(f"The report {str(report_file)!r} must end in .html (a page) or .json.")
         check_output(report_file, force=True)
+
+
+def _load(model: Path, custom_objects: Path | None, allow_unsafe: bool, step: Callable[[str], None]) -> Any:
+    from .archive import load_model
+
+    step("load")
+    return load_model(model, custom_objects=_read_objects(custom_objects), allow_unsafe=allow_unsafe)
+
+
+def _read_objects(path: Path | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    from .data_file import read_objects
+
+    return read_objects(path)
 
 
 def _read_data(path: Path | None) -> Any:
@@ -267,12 +308,16 @@ def _show(report: Report, as_json: bool, report_file: Path | None) -> None:
     Console(width=None if sys.stdout.isatty() else 110).print(report)
 
 
+def _tell(message: str) -> None:
+    typer.secho("Error: ", fg="red", bold=True, nl=False, err=True)
+    typer.echo(message, err=True)
+
+
 def _fail(message: str, exit_code: int, kind: str) -> None:
     if "--json" in sys.argv:
         document = {"schema": "kbn.error/1", "error": kind, "message": message, "exit_code": exit_code}
         typer.echo(json.dumps(document, indent=2))
-    typer.secho("Error: ", fg="red", bold=True, nl=False, err=True)
-    typer.echo(message, err=True)
+    _tell(message)
     sys.exit(exit_code)
 
 

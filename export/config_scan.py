@@ -226,6 +226,7 @@ def _unknown(name: str, module: str | None, is_function: bool, owner: str, regis
     return UnsupportedError(
         f"{owner} is or uses the {kind} {quote(name)} (module {home}), which is neither in Keras "
         f"{keras.__version__} nor registered here. If it is your own, import the module that registers it with "
-        f"@keras.saving.register_keras_serializable(), or give it as custom_objects={{{quote(key)}: ...}}; if it is from "
+        f"@keras.saving.register_keras_serializable(), or give it as custom_objects={{{quote(key)}: ...}} "
+        f"(--custom-objects FILE.py); if it is from "
         f"another version of Keras, save the model again with this one."
     )

@@ -1,7 +1,8 @@
-"""The user's arrays from a .npy or .npz file; nothing in it is unpickled."""
+"""The files that a user names beside the model: arrays, of which nothing is unpickled, and Python with custom layers."""
 
 from __future__ import annotations
 
+import runpy
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .errors import BrokenModelError, UsageError
+from .wording import reason
 
 
 def read_arrays(path: Path) -> Any:
@@ -25,10 +27,28 @@ def read_arrays(path: Path) -> Any:
             f"The data file {str(path)!r} is neither .npy nor .npz; write it with numpy.save or numpy.savez."
         )
     try:
-        loaded = np.load(path, allow_pickle=False)
-        return {name: loaded[name] for name in loaded.files} if path.suffix == ".npz" else loaded
+        with path.open("rb") as stream:
+            loaded = np.load(stream, allow_pickle=False)
+            return {name: loaded[name] for name in loaded.files} if path.suffix == ".npz" else loaded
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise BrokenModelError(
             f"The data file {str(path)!r} cannot be read as arrays of numbers ({error}); write it anew with numpy.save or "
             "numpy.savez."
         ) from error
+
+
+def read_objects(path: Path) -> dict[str, Any]:
+    """The classes and functions that a Python file defines, by name. The file is run: it is the user's own.
+
+    Raises:
+        UsageError: there is no such file, or it fails.
+    """
+    if not path.is_file() or path.suffix != ".py":
+        raise UsageError(
+            f"There is no Python file {str(path)!r}; --custom-objects takes the .py file that defines them."
+        )
+    try:
+        names = runpy.run_path(str(path))
+    except Exception as error:  # the user's code, which may raise anything
+        raise UsageError(f"The Python file {str(path)!r} fails: {reason(error)}.") from error
+    return {name: value for name, value in names.items() if callable(value) and not name.startswith("_")}

@@ -14,7 +14,8 @@ import keras
 import tensorflow as tf
 from keras import tree
 
-from .model_ports import Port, Shape, pack_inputs
+from .model_ports import Port, pack_inputs
+from .rules.rule import Shape
 from .tracing import Trace
 
 Dimensions = tuple[int | str, ...]

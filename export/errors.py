@@ -19,9 +19,13 @@ class KbnError(Exception):
 
 
 class CheckFailedError(KbnError):
-    """The exported file departs from the model by more than rounding explains."""
+    """The exported file departs from the model by more than rounding explains; `report` says where."""
 
     exit_code = 1
+
+    def __init__(self, message: str, report: object = None) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class UsageError(KbnError):

@@ -4,105 +4,37 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 import onnx
 
 from .archive import load_model, sha256
-from .errors import CheckFailedError, UnsupportedError
+from .check_report import CheckReport
+from .errors import CheckFailedError, UnsupportedError, UsageError
+from .export_report import ExportReport, GraphSize
 from .fold_report import FoldReport
 from .folding import fold
+from .graph import read
+from .model_ports import input_ports, output_ports
+from .naming import unique
 from .onnx_conversion import Conversion, convert
-from .parity import CheckReport, check
+from .parity import check
 from .precision import has_precision, in_precision
-from .report import Report, Table
 from .runtime import LAYOUT_KEY
+from .samples import user_samples
 from .writing import check_output, output_file
 
 Progress = Callable[[str], None]
 
 _LARGEST = 2**31 - 2**20  # bytes of weights that fit into one protobuf message, beside the graph
-
-
-@dataclass
-class GraphSize:
-    """How large a model is.
-
-    Attributes:
-        operators: how often each layer class or ONNX operator stands in it.
-        parameters: how many numbers its weights hold.
-        bytes: the size of its file; None for a model that is in memory only.
-    """
-
-    operators: dict[str, int] = field(default_factory=dict)
-    parameters: int = 0
-    bytes: int | None = None
-
-    @property
-    def count(self) -> int:
-        return sum(self.operators.values())
-
-
-@dataclass
-class ExportReport(Report):
-    """What an export did.
-
-    Attributes:
-        path: the ONNX file.
-        fold, check: the reports of the two steps.
-        before: the Keras model as it came; operators are its layers.
-        after: the ONNX file.
-        conversion: how the graph was converted: "skeleton" or "frozen".
-        notes: what the conversion has to say.
-        seconds: the time that each step took.
-    """
-
-    schema: ClassVar[str] = "kbn.export/1"
-    path: Path
-    fold: FoldReport
-    check: CheckReport
-    before: GraphSize
-    after: GraphSize
-    conversion: str
-    notes: tuple[str, ...]
-    seconds: dict[str, float]
-
-    def tables(self) -> list[Table]:
-        return [*self.fold.tables(), self._sizes(), *self.check.tables()]
-
-    def _sizes(self) -> Table:
-        normalizations = [size.operators.get("BatchNormalization", 0) for size in (self.before, self.after)]
-        rows = [
-            ("layers, operators", str(self.before.count), str(self.after.count)),
-            ("BatchNormalization", *map(str, normalizations)),
-            ("parameters", f"{self.before.parameters:,}", f"{self.after.parameters:,}"),
-            ("file size", _kib(self.before.bytes), _kib(self.after.bytes)),
-        ]
-        spent = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in self.seconds.items())
-        columns = ("", "Keras model", "ONNX file")
-        return Table("Before and after", columns, rows, frozenset(columns[1:]), "\n".join([spent, *self.notes]))
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "schema": self.schema,
-            "path": str(self.path),
-            "passed": self.check.passed,
-            "fold": self.fold.to_dict(),
-            "before": {**vars(self.before), "count": self.before.count},
-            "after": {**vars(self.after), "count": self.after.count},
-            "conversion": self.conversion,
-            "notes": list(self.notes),
-            "seconds": self.seconds,
-            "check": self.check.to_dict(),
-        }
 
 
 def export(
@@ -115,6 +47,8 @@ def export(
     force: bool = False,
     keep_failed: str | PathLike[str] | None = None,
     seed: int = 0,
+    custom_objects: Mapping[str, Any] | None = None,
+    allow_unsafe: bool = False,
     progress: Progress = lambda step: None,
 ) -> ExportReport:
     """Folds the model's batch normalizations, converts it to ONNX, proves the file and writes it.
@@ -126,8 +60,9 @@ def export(
         opset: the ONNX operator set, 13 or newer.
         data: inputs for the check beside the seeded ones: an array, a sequence of one per input, or a mapping by name.
         force: replace a file that is there.
-        keep_failed: where a file that fails the check is kept; None keeps none.
+        keep_failed: where a file that fails the check is kept, which is not `path`; None keeps none.
         seed: of the check's random inputs.
+        custom_objects, allow_unsafe: for opening a model file, as `kbn.export.archive.load_model` takes them.
         progress: called with a few words before each step.
 
     Returns:
@@ -139,27 +74,38 @@ def export(
         UnsupportedError: the model has no exact conversion.
         BrokenModelError, UnsafeModelError: the model file is not sound.
     """
-    path = Path(path)
+    path, kept = Path(path), None if keep_failed is None else Path(keep_failed)
     check_output(path, force)
+    if kept is not None:
+        _check_kept(kept, path, force)
     clock = _Clock(progress)
     source = None if isinstance(model, keras.Model) else Path(model)
     clock.start("load")
-    original: keras.Model = model if source is None else load_model(source)
+    original: keras.Model = model
+    if source is not None:
+        original = load_model(source, custom_objects=custom_objects, allow_unsafe=allow_unsafe)
+    read(original)  # what has no graph, and data that does not fit, is told before the long work
+    if data is not None:
+        next(user_samples(original, data))
     clock.start("fold")
     single = original if has_precision(original, "float32") else in_precision(original, "float32")
     folded, fold_report = fold(single)
     clock.start("convert")
-    metadata = _metadata(source, fold_report, input_layout)
-    conversion = convert(folded, opset=opset, input_layout=input_layout, metadata=metadata)
+    inputs, outputs = input_ports(folded, input_layout), output_ports(original)
+    conversion = convert(
+        folded,
+        opset=opset,
+        input_layout=input_layout,
+        output_names=unique([port.name for port in outputs], [port.name for port in inputs]),
+        metadata=_metadata(source, fold_report, input_layout if any(port.transposition for port in inputs) else None),
+    )
     del folded
     clock.start("check")
     with output_file(path, force=force) as temporary:
         _save(conversion.proto, temporary)
         check_report = check(original, temporary, data, seed=seed)
         if not check_report.passed:
-            kept = _keep(temporary, keep_failed)
-            faults = "; ".join(check_report.faults())
-            raise CheckFailedError(f"The ONNX file does not compute what the model computes: {faults}. {kept}")
+            raise CheckFailedError(_failure(check_report, temporary, kept, force), check_report)
         after = _onnx_size(conversion, temporary)
     return ExportReport(
         path=path,
@@ -198,7 +144,8 @@ def _save(proto: onnx.ModelProto, path: Path) -> None:
     onnx.save(proto, path)
 
 
-def _metadata(source: Path | None, report: FoldReport, input_layout: str | None) -> dict[str, str]:
+def _metadata(source: Path | None, report: FoldReport, layout: str | None) -> dict[str, str]:
+    """What the file says of itself; `layout` is that of its images where it is not the model's own."""
     folds = {row.layer: list(row.into) for row in report.rows if row.into}
     found = {
         "kbn.version": version("kbn"),
@@ -208,17 +155,25 @@ def _metadata(source: Path | None, report: FoldReport, input_layout: str | None)
     }
     if source is not None:
         found["kbn.source_sha256"] = sha256(source)
-    if input_layout is not None:
-        found[LAYOUT_KEY] = input_layout
+    if layout is not None:
+        found[LAYOUT_KEY] = layout
     return found
 
 
-def _keep(temporary: Path, keep_failed: str | PathLike[str] | None) -> str:
-    if keep_failed is None:
-        return "Nothing was written; --keep-failed FILE keeps the file that failed."
-    with output_file(keep_failed, force=True) as kept:
-        kept.write_bytes(temporary.read_bytes())
-    return f"The file that failed is kept as {str(keep_failed)!r}."
+def _check_kept(kept: Path, path: Path, force: bool) -> None:
+    if kept.resolve() == path.resolve():
+        raise UsageError(f"A file that fails the check cannot be kept as {str(path)!r}, where a proved one goes.")
+    check_output(kept, force)
+
+
+def _failure(report: CheckReport, temporary: Path, kept: Path | None, force: bool) -> str:
+    """Keeps the file that failed, if it is wanted; the message."""
+    message = f"The ONNX file does not compute what the model computes: {'; '.join(report.faults())}."
+    if kept is None:
+        return f"{message} Nothing was written; --keep-failed FILE keeps the file that failed."
+    with output_file(kept, force=force) as copy:
+        shutil.copyfile(temporary, copy)
+    return f"{message} The file that failed is kept as {str(kept)!r}."
 
 
 def _keras_size(model: keras.Model, source: Path | None) -> GraphSize:
@@ -232,7 +187,3 @@ def _onnx_size(conversion: Conversion, path: Path) -> GraphSize:
     operators = Counter(node.op_type for node in graph.node)
     parameters = sum(math.prod(tensor.dims) for tensor in graph.initializer)
     return GraphSize(dict(operators), parameters, path.stat().st_size)
-
-
-def _kib(size: int | None) -> str:
-    return "" if size is None else f"{size / 1024:,.0f} KiB"

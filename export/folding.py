@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
+from numpy.typing import NDArray
 
 from .errors import UnsupportedError
 from .fold_report import FoldReport
 from .graph import LayerGraph, Node, read, rebuild
 from .planning import FoldPlan, plan_folds
+from .portable import with_keras_layers
 from .rules import rule_for
-from .weights import check_weights
+from .weights import check_weights, finish_loading
+from .wording import reason
 
 
 def inspect(model: keras.Model) -> FoldReport:
@@ -70,26 +74,41 @@ def apply_folds(graph: LayerGraph, plan: FoldPlan) -> keras.Model:
 
 def _copy(node: Node, plan: FoldPlan) -> Any:
     """The layer that stands in the node's place, without its weights."""
-    if not isinstance(node.operation, layers.Layer):
-        return type(node.operation).from_config(node.operation.get_config())
-    spec = plan.spec(node)
-    spec = rule_for(spec.type).portable(spec)
-    return spec.type.from_config({**spec.config, "name": node.name})  # type: ignore[attr-defined]
+    try:
+        if rule_for(type(node.operation)).types:
+            spec = plan.spec(node)
+            spec = rule_for(spec.type).portable(spec)
+            layer_type, config = spec.type, spec.config
+        else:
+            layer_type, config = type(node.operation), with_keras_layers(node.operation.get_config())
+        copy = layer_type.from_config(config)  # type: ignore[attr-defined]
+    except Exception as error:  # a layer's own code, which may raise anything
+        raise UnsupportedError(
+            f"Layer {node.name!r} ({type(node.operation).__name__}) cannot be copied into the folded model from its "
+            f"get_config(): {reason(error)}. Make get_config() return every argument."
+        ) from error
+    copy.name = node.name
+    return copy
 
 
-def _assign_by_name(layer: Any, weights: Any) -> None:
+def _assign_by_name(layer: Any, weights: Mapping[str, NDArray[Any]]) -> None:
     for variable in layer.weights:
-        variable.assign(np.asarray(weights[variable.name]).astype(variable.dtype))
+        with np.errstate(over="ignore"):  # it is told below
+            values = weights[variable.name].astype(variable.dtype)
+        if not np.isfinite(values).all():
+            raise UnsupportedError(
+                f"The folded {variable.name} of layer {layer.name!r} does not fit into {variable.dtype}. Fold the model in "
+                "float32: `kbn export` does."
+            )
+        variable.assign(values)
 
 
 def _assign_in_order(new: Any, old: Any) -> None:
-    if [tuple(v.shape) for v in old.variables] != [tuple(v.shape) for v in new.variables]:
+    if [(v.name, tuple(v.shape)) for v in old.variables] != [(v.name, tuple(v.shape)) for v in new.variables]:
         raise UnsupportedError(
             f"Layer {old.name!r} ({type(old).__name__}) builds other weights from its own get_config() than it holds, so "
             "it cannot be copied into the folded model. Make get_config() return every argument that shapes the weights."
         )
     for source, target in zip(old.variables, new.variables, strict=True):
         target.assign(source)
-    for layer in new._flatten_layers():
-        if isinstance(layer, layers.Normalization):
-            layer.finalize_state()  # It computes with constants that it derives from its weights.
+    finish_loading(new)

@@ -4,13 +4,13 @@
 they run. Nested functional and Sequential models are inlined: their layers stand in the list as if the outer model had
 called them itself. Only what is live counts: an old Sequential keeps nodes of builds long gone, which are not listed.
 
-This is the one module that looks into Keras' private graph (`_nodes_by_depth`, `arguments`, `_keras_history`); Keras
-offers no public view of it. Seen on Keras 3.15.
+The calls and their arguments are Keras' private graph (`_nodes_by_depth`, `arguments`, `_keras_history`), of which Keras
+offers no public view. Seen on Keras 3.15.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,8 @@ from keras import layers, tree
 from keras.src.models.functional import Functional
 
 from .errors import UnsupportedError
-from .rules import LayerSpec
+from .naming import unique
+from .rules import LayerSpec, rule_for
 from .rules.rule import Shape
 
 
@@ -50,21 +51,31 @@ class Node:
 
     @property
     def inputs(self) -> tuple[Value, ...]:
-        """The tensors among the arguments; one that is passed twice stands here twice."""
-        return tuple(leaf for leaf in tree.flatten((self.args, dict(self.kwargs))) if isinstance(leaf, Value))
+        """The tensors among the arguments but for masks; one that is passed twice stands here twice."""
+        data = {name: value for name, value in self.kwargs.items() if name != "mask"}
+        return _values((self.args, data))
+
+    @property
+    def masks(self) -> tuple[Value, ...]:
+        """The tensors that say which elements of the inputs count; Keras writes implied masks into the call."""
+        return _values(self.kwargs.get("mask"))
 
     def spec(self) -> LayerSpec:
-        """What a rule may look at. Shapes of other than one input or output are empty."""
+        """What a rule may look at: shapes are empty for several inputs or outputs, the rest for a layer without a rule."""
         layer = self.operation
-        is_layer = isinstance(layer, layers.Layer)
+        known = bool(rule_for(type(layer)).types)
         return LayerSpec(
             type=type(layer),
             name=self.name,
-            config=layer.get_config() if is_layer else {},
-            weights={variable.name: tuple(variable.shape) for variable in layer.weights} if is_layer else {},
+            config=layer.get_config() if known else {},
+            weights={variable.name: tuple(variable.shape) for variable in layer.weights} if known else {},
             input_shape=self.inputs[0].shape if len(self.inputs) == 1 else (),
             output_shape=self.outputs[0].shape if len(self.outputs) == 1 else (),
         )
+
+
+def _values(structure: Any) -> tuple[Value, ...]:
+    return tuple(leaf for leaf in tree.flatten(structure) if isinstance(leaf, Value))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,16 +115,9 @@ def read(model: keras.Model) -> LayerGraph:
     Raises:
         UnsupportedError: the model is subclassed, or a Sequential that was never built.
     """
-    function = _function_of(model)
-    if function is None:
-        built = "a Sequential model without an input shape: add keras.Input(...) or call model.build(shape)"
-        subclassed = (
-            f"a subclass of keras.Model ({type(model).__name__}) whose graph of layers cannot be read: build it as "
-            "keras.Model(inputs, outputs)"
-        )
-        reason = built if isinstance(model, keras.Sequential) else subclassed
-        raise UnsupportedError(f"Model {model.name!r} is {reason}.")
-    reader = _Reader()
+    function = _require_function(model)
+    # The model's own layers keep their names; those of nested models yield.
+    reader = _Reader(names={operation: operation.name for operation in function.operations})
     inputs = tuple(Value(tuple(tensor.shape), tensor.dtype) for tensor in function.inputs)
     outputs = reader.inline(function, inputs)
     input_layers = [tensor._keras_history.operation for tensor in function.inputs]
@@ -127,6 +131,19 @@ def read(model: keras.Model) -> LayerGraph:
     )
 
 
+def _require_function(model: keras.Model) -> Any:
+    function = _function_of(model)
+    if function is None:
+        built = "a Sequential model without an input shape: add keras.Input(...) or call model.build(shape)"
+        subclassed = (
+            f"a subclass of keras.Model ({type(model).__name__}) whose graph of layers cannot be read: build it as "
+            "keras.Model(inputs, outputs)"
+        )
+        reason = built if isinstance(model, keras.Sequential) else subclassed
+        raise UnsupportedError(f"Model {model.name!r} is {reason}.")
+    return function
+
+
 def _function_of(operation: Any) -> Any:
     """The functional graph that calling `operation` runs, or None where it does something of its own."""
     if isinstance(operation, keras.Sequential) and type(operation).call is keras.Sequential.call:
@@ -138,8 +155,8 @@ def _function_of(operation: Any) -> Any:
 
 @dataclass
 class _Reader:
+    names: dict[Any, str]
     nodes: list[Node] = field(default_factory=list)
-    names: dict[Any, str] = field(default_factory=dict)
 
     def inline(self, function: Any, inputs: tuple[Value, ...]) -> tuple[Value, ...]:
         """Appends the calls of `function` on these inputs to the nodes; returns its outputs, flattened."""
@@ -166,10 +183,7 @@ class _Reader:
     def _name(self, operation: Any) -> str:
         """The operation's own name, numbered where an operation of another nested model has it already."""
         if operation not in self.names:
-            taken, name, number = set(self.names.values()), operation.name, 1
-            while name in taken:
-                name, number = f"{operation.name}_{number}", number + 1
-            self.names[operation] = name
+            (self.names[operation],) = unique([operation.name], set(self.names.values()))
         return self.names[operation]
 
 
@@ -223,20 +237,29 @@ def rebuild(graph: LayerGraph, make: Callable[[Node], Any]) -> keras.Model:
             continue
         args, kwargs = tree.map_structure(fill_in, (node.args, dict(node.kwargs)))
         tensors.update(zip(node.outputs, tree.flatten(operation(*args, **kwargs)), strict=True))
-    for value, name in zip(graph.outputs, graph.output_names, strict=True):
-        tensors[value] = _named(
-            tensors[value], name, taken={operation.name for operation in made.values() if operation}
-        )
-    inputs, outputs = tree.map_structure(fill_in, (graph.input_structure, graph.output_structure))
-    return keras.Model(inputs, outputs, name=graph.name)
+    taken = {layer.name for layer, _ in graph.inputs} | {operation.name for operation in made.values() if operation}
+    outputs = _named([tensors[value] for value in graph.outputs], graph.output_names, taken)
+    return keras.Model(
+        tree.map_structure(fill_in, graph.input_structure),
+        tree.pack_sequence_as(graph.output_structure, outputs),
+        name=graph.name,
+    )
 
 
-def _named(tensor: Any, name: str, taken: set[str]) -> Any:
-    """The tensor as an output of this name: through a linear activation where the layer that gave it the name is gone."""
-    if tensor._keras_history.operation.name == name or name in taken:
-        return tensor
-    dtype = tensor.dtype if "float" in tensor.dtype else None
-    return layers.Activation("linear", name=name, dtype=dtype)(tensor)
+def _named(tensors: Sequence[Any], names: Sequence[str], taken: set[str]) -> list[Any]:
+    """The tensors as outputs of these names.
+
+    Where the layer that gave an output its name is gone (folded, or a nested model), a linear activation of that name
+    stands in its place. Two outputs of one name, as a model that is called twice gives, cannot both have it.
+    """
+    outputs = []
+    for tensor, name in zip(tensors, names, strict=True):
+        if tensor._keras_history.operation.name != name and name not in taken:
+            taken.add(name)
+            dtype = tensor.dtype if "float" in tensor.dtype else None
+            tensor = layers.Activation("linear", name=name, dtype=dtype)(tensor)
+        outputs.append(tensor)
+    return outputs
 
 
 def hidden_layers(graph: LayerGraph, types: tuple[type, ...]) -> Iterator[tuple[Node, Any]]:

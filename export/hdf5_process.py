@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .errors import BrokenModelError, UnsafeModelError
 from .hdf5 import Contents, scan
-from .wording import one_line
+from .wording import reason
 
 _LONGEST_LOOK = 60.0  # seconds; a sound file takes less than one, whatever its size: only headers are read
 
@@ -65,8 +65,8 @@ def main(path: str, member: str) -> None:
     except BrokenModelError as refusal:
         answer = {"broken": str(refusal)}
     except Exception as error:  # h5py raises most of the built-in errors on damaged files
-        reason = one_line(str(error)) or type(error).__name__
-        answer = {"broken": f"the HDF5 library cannot read it ({reason}). It is damaged: copy or save the model again"}
+        found = reason(error)
+        answer = {"broken": f"the HDF5 library cannot read it ({found}). It is damaged: copy or save the model again"}
     print(json.dumps(answer))
 
 

@@ -14,8 +14,7 @@ import keras
 from keras import tree
 
 from .errors import UnsupportedError, UsageError
-
-Shape = tuple[int | None, ...]
+from .rules.rule import Shape
 
 # (N, H, W, C) to (N, C, H, W), and back.
 TO_CHANNELS_FIRST = (0, 3, 1, 2)

@@ -24,9 +24,11 @@ from kbn._version import __version__
 from . import tf2onnx_fixes
 from .dimensions import Dimensions, name_inputs, name_outputs
 from .errors import UnsupportedError, UsageError
-from .onnx_names import layer_path, name_initializers, name_nodes, unique
+from .naming import unique
+from .onnx_names import layer_path, name_initializers, name_nodes
 from .tidying import bind, tidy
 from .tracing import Trace, Weight, trace
+from .wording import reason
 
 OLDEST_OPSET = 13
 
@@ -87,17 +89,17 @@ def convert(
         return Conversion(proto, "skeleton", _loop_note(traced))
     except Exception as error:  # whatever tf2onnx raises: the frozen graph is the second chance
         _log.debug("the skeleton did not convert", exc_info=True)
-        reason = _first_line(error)
+        why = reason(error)
     try:
         proto = _finish(traced, traced.frozen(), (), opset, inputs, outputs, metadata or {})
     except UnsupportedError:
         raise
     except Exception as error:
         raise UnsupportedError(
-            f"The model {model.name!r} did not convert to a valid ONNX graph: {_first_line(error)}. Cut the model in two "
+            f"The model {model.name!r} did not convert to a valid ONNX graph: {reason(error)}. Cut the model in two "
             "to find the layer, and replace it or leave it out of the export."
         ) from error
-    return Conversion(proto, "frozen", (f"Converted with the weights as constants, because without: {reason}.",))
+    return Conversion(proto, "frozen", (f"Converted with the weights as constants, because without: {why}.",))
 
 
 def _loop_note(traced: Trace) -> tuple[str, ...]:
@@ -213,7 +215,3 @@ def _describe(model: ir.Model, opset: int, name: str, metadata: Mapping[str, str
     for node in model.graph:
         node.metadata_props.clear()
         node.doc_string = None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

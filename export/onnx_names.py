@@ -12,7 +12,7 @@ the nodes of conv1 stand under `model_1/conv1_1/`.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,25 +20,13 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from .naming import unique
 from .tidying import origins
 
 Array = npt.NDArray[Any]
 
 _NUMBERED = re.compile(r"(.+)_\d+")
 _TF2ONNX_NUMBER = re.compile(r"__\d+")
-
-
-def unique(names: Iterable[str], taken: Collection[str] = ()) -> list[str]:
-    """The names, with _1, _2, ... behind those that were there before."""
-    seen, result = set(taken), []
-    for name in names:
-        candidate, number = name, 0
-        while candidate in seen:
-            number += 1
-            candidate = f"{name}_{number}"
-        seen.add(candidate)
-        result.append(candidate)
-    return result
 
 
 def layer_path(scope: str, layers: Collection[str], model_name: str = "") -> str:

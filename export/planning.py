@@ -71,7 +71,8 @@ def plan_folds(graph: LayerGraph) -> FoldPlan:
 class _Planner:
     def __init__(self, graph: LayerGraph) -> None:
         self.plan = FoldPlan()
-        self._outputs = set(graph.outputs)
+        # What must stay as it is: the model's outputs, and data that elsewhere serves as a mask.
+        self._fixed = {*graph.outputs, *(mask for node in graph.nodes for mask in node.masks)}
         self._calls = graph.calls()
         self._producer = {value: node for node in graph.nodes for value in node.outputs}
         self._consumers: dict[Value, list[Node]] = {}
@@ -124,8 +125,13 @@ class _Planner:
             answer = self._question(node, asked, direction)
             if isinstance(answer, Refusal):
                 return answer
+            if operation.dtype_policy.name != nodes[0].operation.dtype_policy.name:
+                return Refusal(
+                    f"{node.name} computes in {operation.dtype_policy.name}, the map in "
+                    f"{nodes[0].operation.dtype_policy.name}; give both one dtype policy"
+                )
             answers[operation] = answer
-        return answers or Refusal("nothing uses its output")
+        return answers
 
     def _onward(self, node: Node, affine: Affine, direction: Direction) -> Takers | Refusal:
         if direction is Direction.TOWARD_INPUT:
@@ -142,7 +148,7 @@ class _Planner:
         if others:
             return Refusal(f"the output of {producer.name} is also used by {', '.join(sorted(others))}")
         if self._is_output(value):
-            return Refusal(f"the output of {producer.name} is also an output of the model")
+            return Refusal(f"the output of {producer.name} is also an output of the model, or a mask")
         return self._meet(producer, affine, Direction.TOWARD_INPUT)
 
     def _forward(self, node: Node, affine: Affine) -> Takers | Refusal:
@@ -194,7 +200,7 @@ class _Planner:
         return users
 
     def _is_output(self, value: Value) -> bool:
-        return value in self._outputs or any(
+        return value in self._fixed or any(
             self._is_output(node.outputs[0])
             for node in self._consumers.get(value, ())
             if node.operation in self.plan.removed

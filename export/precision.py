@@ -11,9 +11,17 @@ from typing import Any
 import keras
 from keras import layers
 
+from kbn.batch_normalization import BatchNormalization
+
 from .errors import UnsupportedError
+from .portable import with_keras_layers
+from .weights import finish_loading
+from .wording import reason
 
 FLOATS = ("float16", "bfloat16", "float32", "float64", "mixed_float16", "mixed_bfloat16")
+
+# Generous: it tells a copy that is another function from one that rounds otherwise.
+_OWN_ROUNDING = {"float64": 1e-6, "float32": 0.05, "float16": 0.1, "bfloat16": 0.3}
 
 
 def has_precision(model: keras.Model, dtype: str) -> bool:
@@ -25,33 +33,59 @@ def has_precision(model: keras.Model, dtype: str) -> bool:
     )
 
 
+def in_float32(model: keras.Model) -> keras.Model:
+    """The model itself where it is float32 throughout and made of Keras' own normalizations, else such a copy of it."""
+    foreign = any(isinstance(layer, BatchNormalization) for layer in model._flatten_layers())
+    return model if has_precision(model, "float32") and not foreign else in_precision(model, "float32")
+
+
+def own_rounding(model: keras.Model) -> float:
+    """How far, over the largest output, rounding in the model's own precision may take it from its float64 run."""
+    kept = [_OWN_ROUNDING.get(layer.compute_dtype, 0.0) for layer in model._flatten_layers()]
+    return max(kept, default=0.0)
+
+
 def in_precision(model: keras.Model, dtype: str) -> keras.Model:
     """A copy of the model that keeps its weights and computes in `dtype`, "float32" or "float64".
+
+    kbn's layers become Keras' own, which compute `x * s + t` as ONNX's operator does, and as a folded layer does.
 
     Raises:
         UnsupportedError: a layer cannot be made from its own configuration.
     """
-    config = _with_dtype(keras.saving.serialize_keras_object(model), dtype)
+    config = with_keras_layers(_with_dtype(keras.saving.serialize_keras_object(model), dtype))
     config.pop("compile_config", None)
-    own_classes = {
-        type(layer).__name__: type(layer)
-        for layer in model._flatten_layers()
-        if not type(layer).__module__.startswith("keras.")
-    }
+    custom_objects = _own_classes(model)
     try:
         # safe_mode guards against configurations of strangers; this one was just made from a model in memory.
-        copy = keras.saving.deserialize_keras_object(config, custom_objects=own_classes, safe_mode=False)
+        copy = keras.saving.deserialize_keras_object(config, custom_objects=custom_objects, safe_mode=False)
+        found, made = ([(v.name, tuple(v.shape)) for v in one.variables] for one in (model, copy))
+        if found != made:
+            raise ValueError("it builds other weights than the model holds")
         for source, target in zip(model.variables, copy.variables, strict=True):
             target.assign(source)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # a layer's own code, which may raise anything
         raise UnsupportedError(
-            f"Model {model.name!r} cannot be copied in {dtype} from its own configuration ({_first_line(error)}). Make "
-            "get_config() of its custom layers return every argument."
+            f"Model {model.name!r} cannot be copied in {dtype} from its configuration: "
+            f"{reason(error)}. get_config() of its layers must return every argument."
         ) from error
-    for layer in copy._flatten_layers():
-        if isinstance(layer, layers.Normalization):
-            layer.finalize_state()  # It computes with constants that it derives from its weights.
+    finish_loading(copy)
     return copy
+
+
+def _own_classes(model: keras.Model) -> dict[str, type]:
+    """The classes of the model's layers that are not Keras' own, by the name that its configuration has for them."""
+    found: dict[str, type] = {}
+    for layer in model._flatten_layers():
+        own = type(layer)
+        if own.__module__.startswith("keras."):
+            continue
+        if found.setdefault(own.__name__, own) is not own:
+            raise UnsupportedError(
+                f"Model {model.name!r} has layers of two classes that are both called {own.__name__!r}, which its "
+                "configuration cannot tell apart; rename one."
+            )
+    return found
 
 
 def _with_dtype(value: Any, dtype: str) -> Any:
@@ -65,7 +99,3 @@ def _with_dtype(value: Any, dtype: str) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_with_dtype(item, dtype) for item in value)
     return value
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -12,10 +12,12 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from .errors import BrokenModelError, UsageError
+from .wording import reason
 
 Array = NDArray[Any]
 
-LAYOUT_KEY = "kbn.input_layout"  # the metadata entry that says "nchw" where images lie so though the model has nhwc
+LAYOUT_KEY = "kbn.input_layout"  # the metadata entry that tells where images lie otherwise than the model has them
+_AXES = {"nchw": (0, 3, 1, 2), "nhwc": (0, 2, 3, 1)}
 
 _NUMPY = {
     "tensor(float)": np.float32,
@@ -50,9 +52,10 @@ class Runtime:
         wanted = [levels.ORT_DISABLE_ALL] if as_written_only else [levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_ALL]
         self._sessions = [self._session(level) for level in wanted]
         metadata = self._sessions[0].get_modelmeta().custom_metadata_map
-        self._nchw = metadata.get(LAYOUT_KEY) == "nchw"
+        self._axes = _AXES.get(metadata.get(LAYOUT_KEY))
         self._inputs = self._sessions[0].get_inputs()
         self.input_names = [value.name for value in self._inputs]
+        self.input_shapes = [self._as_model_has_it(value.shape) for value in self._inputs]
         self.output_names = [value.name for value in self._sessions[0].get_outputs()]
 
     def run(self, arrays: Sequence[Array]) -> list[list[Array]]:
@@ -65,6 +68,11 @@ class Runtime:
         feeds = {value.name: self._as_declared(array, value) for value, array in zip(self._inputs, arrays, strict=True)}
         with self._told():
             return [session.run(None, feeds) for session in self._sessions]
+
+    def _as_model_has_it(self, shape: list[Any]) -> list[Any]:
+        if self._axes is None or len(shape) != 4:
+            return shape
+        return [shape[self._axes.index(axis)] for axis in range(4)]
 
     def _session(self, level: Any) -> Any:
         options = onnxruntime.SessionOptions()
@@ -80,7 +88,8 @@ class Runtime:
             raise UsageError(
                 f"Input {declared.name!r} of {self._path.name} holds {declared.type}, which no array here has."
             )
-        array = np.moveaxis(array, -1, 1) if self._nchw and array.ndim == 4 else array
+        if self._axes is not None and array.ndim == 4:
+            array = array.transpose(self._axes)
         return np.ascontiguousarray(array, _NUMPY[declared.type])
 
     @contextmanager
@@ -89,5 +98,4 @@ class Runtime:
         try:
             yield
         except Exception as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise BrokenModelError(f"onnxruntime cannot run {str(self._path)!r}: {reason}") from error
+            raise BrokenModelError(f"onnxruntime cannot run {str(self._path)!r}: {reason(error)}.") from error

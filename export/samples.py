@@ -12,11 +12,13 @@ from keras import layers
 from numpy.typing import NDArray
 
 from .errors import UsageError
+from .model_ports import input_ports
 
 Array = NDArray[Any]
 
-# Sizes that stand in for a dynamic axis, by the rank of the input: small, and divisible by what encoders halve.
-_SIZES = {"images": (64, 96), "sequences": (16, 24)}
+# Sizes that stand in for dynamic axes, in their order, by the rank of the input: small, unequal, and divisible by what
+# encoders halve.
+_SIZES = {2: (16, 24), 3: (16, 24), 4: (64, 96), 5: (16, 24, 32)}
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,6 @@ class Sample:
 def seeded_samples(model: keras.Model, seed: int) -> Iterator[Sample]:
     """Random inputs of batch 1 and 3, a second size where an axis is dynamic, zeros, and a large range."""
     random = np.random.default_rng(seed)
-    integers = _integer_limit(model)
     dynamic = any(None in tensor.shape[1:] for tensor in model.inputs)
     cases = [("random", 3, 0), ("random", 1, 0), *([("second size", 1, 1)] if dynamic else []), ("zeros", 1, 0)]
     for origin, batch, size in [*cases, ("large range", 2, 0)]:
@@ -43,7 +44,11 @@ def seeded_samples(model: keras.Model, seed: int) -> Iterator[Sample]:
         for tensor in model.inputs:
             shape = _concrete(tensor.shape, batch, size)
             if "float" not in tensor.dtype:
-                low, high = (0, 1) if origin == "zeros" else (0, 2 if tensor.dtype == "bool" else integers)
+                low, high = (
+                    (0, 1)
+                    if origin == "zeros"
+                    else (0, 2 if tensor.dtype == "bool" else _integer_limit(model, tensor.dtype))
+                )
                 arrays.append(random.integers(low, high, shape).astype(tensor.dtype))
             elif origin == "zeros":
                 arrays.append(np.zeros(shape, np.float32))
@@ -55,15 +60,22 @@ def seeded_samples(model: keras.Model, seed: int) -> Iterator[Sample]:
 
 
 def _concrete(shape: Sequence[int | None], batch: int, size: int) -> tuple[int, ...]:
-    spatial = _SIZES["images" if len(shape) > 3 else "sequences"][size]
-    first = batch if shape[0] is None else shape[0]
-    return (first, *(spatial if axis is None else axis for axis in shape[1:]))
+    """The shape with its dynamic axes filled in; `size` 0 or 1 begins with the first or the second of the sizes."""
+    sizes = _SIZES.get(len(shape), (16, 24))
+    filled, dynamic = [shape[0] or batch], size
+    for axis in shape[1:]:
+        filled.append(sizes[dynamic % len(sizes)] if axis is None else axis)
+        dynamic += axis is None
+    return tuple(filled)
 
 
-def _integer_limit(model: keras.Model) -> int:
-    """One above the largest index that every Embedding of the model has a row for."""
+def _integer_limit(model: keras.Model, dtype: str) -> int:
+    """One above the largest integer to draw: every Embedding of the model has a row for it, and the dtype room."""
+    if dtype == "bool":
+        return 2
     rows = [layer.input_dim for layer in model._flatten_layers() if isinstance(layer, layers.Embedding)]
-    return min(rows, default=10)
+    known = bool(rows) or np.iinfo(dtype).bits == 8
+    return int(min([*rows, np.iinfo(dtype).max + 1])) if known else 10
 
 
 def user_samples(model: keras.Model, data: Any, batch_size: int = 32) -> Iterator[Sample]:
@@ -79,8 +91,8 @@ def user_samples(model: keras.Model, data: Any, batch_size: int = 32) -> Iterato
         UsageError: an array is missing, or its shape or dtype does not fit its input.
     """
     arrays = _per_input(model, data)
-    names = [tensor.name for tensor in model.inputs]
-    checked = tuple(_fitting(array, tensor) for array, tensor in zip(arrays, model.inputs, strict=True))
+    names = [port.name for port in input_ports(model, None)]
+    checked = tuple(_fitting(*each) for each in zip(arrays, model.inputs, names, strict=True))
     counts = {len(array) for array in checked}
     if len(counts) != 1 or 0 in counts:
         found = ", ".join(f"{name}: {len(array)}" for name, array in zip(names, checked, strict=True))
@@ -98,7 +110,7 @@ def user_samples(model: keras.Model, data: Any, batch_size: int = 32) -> Iterato
 
 
 def _per_input(model: keras.Model, data: Any) -> list[Array]:
-    names = [tensor.name for tensor in model.inputs]
+    names = [port.name for port in input_ports(model, None)]
     if isinstance(data, Mapping):
         for keys in (names, [f"x{i}" for i in range(len(names))], ["x"] if len(names) == 1 else []):
             if keys and all(key in data for key in keys):
@@ -115,7 +127,8 @@ def _per_input(model: keras.Model, data: Any) -> list[Array]:
     return arrays
 
 
-def _fitting(array: Array, tensor: Any) -> Array:
+def _fitting(array: Array, tensor: Any, name: str) -> Array:
+    """The array in the dtype of the input, of which no number is changed but for the rounding to float32."""
     expected = tuple(tensor.shape)
     shown = "(" + ", ".join("any" if axis is None else str(axis) for axis in expected) + ")"
     fits = array.ndim == len(expected) and all(
@@ -123,9 +136,18 @@ def _fitting(array: Array, tensor: Any) -> Array:
     )
     if not fits:
         raise UsageError(
-            f"The data for input {tensor.name!r} has shape {array.shape}, but the input takes {shown}, the first axis "
-            "counting examples."
+            f"The data for input {name!r} has shape {array.shape}, but the input takes {shown}, the first axis counting "
+            "examples."
         )
     if array.dtype.kind not in "fiub":
-        raise UsageError(f"The data for input {tensor.name!r} holds {array.dtype}, but the input takes {tensor.dtype}.")
-    return array.astype(np.float32 if "float" in tensor.dtype else tensor.dtype)
+        raise UsageError(f"The data for input {name!r} holds {array.dtype}, but the input takes {tensor.dtype}.")
+    if not np.isfinite(array).all():
+        raise UsageError(f"The data for input {name!r} holds NaN or infinity, with which nothing can be compared.")
+    if "float" in tensor.dtype:
+        return array.astype(np.float32)
+    converted = array.astype(tensor.dtype)
+    if not np.array_equal(converted, array):
+        raise UsageError(
+            f"The data for input {name!r} holds numbers that {tensor.dtype}, which the input takes, has not."
+        )
+    return converted

@@ -51,3 +51,12 @@ def _values(weight: Any) -> "np.ndarray[Any, Any]":
     import keras
 
     return np.asarray(keras.ops.convert_to_numpy(weight))
+
+
+def finish_loading(layer: "keras.Layer") -> None:
+    """Lets the layer, and those inside it, derive what they compute with from weights that were assigned to them."""
+    from keras.layers import Normalization
+
+    for inner in layer._flatten_layers():
+        if isinstance(inner, Normalization):
+            inner.finalize_state()

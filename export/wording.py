@@ -18,3 +18,8 @@ def one_line(text: str) -> str:
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
     text = "".join(character if character.isprintable() else " " for character in text)
     return " ".join(text.split()).rstrip(".")[:_LONGEST]
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, or its class where it says nothing."""
+    return one_line(str(error)) or type(error).__name__

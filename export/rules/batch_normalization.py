@@ -5,12 +5,13 @@ With k = gamma / sqrt(variance + epsilon) and y = k (x - mean) + beta:
     after:   s y + t             gamma' = s gamma     beta' = s beta + t
     before:  y(s x + t)          gamma' = s gamma     beta' = beta + k t + k mean (s - 1)
 
-Mean, variance and epsilon stay as they are, so that what is left of a chain is one normalization.
+Mean, variance and epsilon stay as they are, so that what is left of a chain is one normalization. A mask changes nothing at
+inference, but for numbers that are not finite under it.
 """
 
 from __future__ import annotations
 
-import inspect
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,14 +22,8 @@ from numpy.typing import NDArray
 from kbn.batch_normalization import BatchNormalization
 
 from ..affine import Affine
+from ..portable import keras_arguments
 from .rule import Absorbed, LayerSpec, Refusal, Rule, Weights, refuse_axis
-
-# Arguments of Keras' own layer, which is what stands in a folded model.
-_KERAS_ARGUMENTS = set(inspect.signature(layers.BatchNormalization.__init__).parameters) | {
-    "name",
-    "dtype",
-    "trainable",
-}
 
 
 def scale_output(weights: Weights, affine: Affine) -> Weights:
@@ -82,5 +77,4 @@ class BatchNormalizationRule(Rule):
         )
 
     def portable(self, layer: LayerSpec) -> LayerSpec:
-        config = {key: value for key, value in layer.config.items() if key in _KERAS_ARGUMENTS}
-        return LayerSpec(**{**vars(layer), "type": layers.BatchNormalization, "config": config})
+        return replace(layer, type=layers.BatchNormalization, config=keras_arguments(layer.config))

@@ -11,6 +11,7 @@ around x: there the second line holds only for t = 0, since a padded zero would 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -18,18 +19,8 @@ from keras import layers
 from numpy.typing import NDArray
 
 from ..affine import Affine
-from .rule import (
-    Absorbed,
-    LayerSpec,
-    Refusal,
-    Rule,
-    Weights,
-    bias_of,
-    channel_axis,
-    refuse_activation,
-    refuse_axis,
-    refuse_weights,
-)
+from .kernel_rule import KernelRule
+from .rule import LayerSpec, Weights, bias_of
 
 
 def scale_output(weights: Weights, affine: Affine) -> Weights:
@@ -40,7 +31,7 @@ def scale_output(weights: Weights, affine: Affine) -> Weights:
     }
 
 
-def scale_input(weights: Weights, affine: Affine, groups: int) -> Weights:
+def scale_input(weights: Weights, affine: Affine, groups: int = 1) -> Weights:
     """The weights that give for x what the layer gives now for `affine` of x, where nothing is padded."""
     kernel = weights["kernel"]
     scale = _per_kernel_input(affine.scale, groups, kernel.shape[-1])
@@ -54,32 +45,9 @@ def _per_kernel_input(vector: NDArray[np.float64], groups: int, filters: int) ->
     return np.repeat(vector.reshape(groups, -1).T, filters // groups, axis=1)
 
 
-def refuse_padding(layer: LayerSpec, affine: Affine) -> Refusal | None:
-    """A refusal where zeros are put around the layer's input and the map does not keep zero."""
-    padded = layer.config["padding"] != "valid" and any(size > 1 for size in layer.config["kernel_size"])
-    if not padded or affine.is_linear:
-        return None
-    return Refusal(
-        f"{layer.name} pads its input with zeros (padding={layer.config['padding']!r}), which the shift of the map "
-        "would have to reach; padding='valid' folds"
-    )
-
-
-class ConvolutionRule(Rule):
+class ConvolutionRule(KernelRule):
     types = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
+    scale_output = scale_output
 
-    def absorb_after(self, layer: LayerSpec, affine: Affine) -> Absorbed | Refusal:
-        return (
-            refuse_weights(layer, "kernel")
-            or refuse_activation(layer)
-            or refuse_axis(layer, affine, channel_axis(layer, layer.output_shape), "output")
-            or Absorbed(partial(scale_output, affine=affine), {"use_bias": True})
-        )
-
-    def absorb_before(self, layer: LayerSpec, affine: Affine) -> Absorbed | Refusal:
-        return (
-            refuse_weights(layer, "kernel")
-            or refuse_axis(layer, affine, channel_axis(layer, layer.input_shape), "input")
-            or refuse_padding(layer, affine)
-            or Absorbed(partial(scale_input, affine=affine, groups=layer.config["groups"]), {"use_bias": True})
-        )
+    def scale_input(self, layer: LayerSpec) -> Callable[..., Weights]:
+        return partial(scale_input, groups=layer.config["groups"])

@@ -6,20 +6,14 @@ before:  (s x + t) W + b = x (diag(s) W) + (b + t W)
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 
 from keras import layers
 
 from ..affine import Affine
-from .rule import Absorbed, LayerSpec, Refusal, Rule, Weights, bias_of, refuse_activation, refuse_axis, refuse_weights
-
-
-def scale_output(weights: Weights, affine: Affine) -> Weights:
-    """The weights that give `affine` of what the layer gives now; kernel (in, out), bias (out,)."""
-    return {
-        "kernel": weights["kernel"] * affine.scale,
-        "bias": affine.scale * bias_of(weights, affine.channels) + affine.shift,
-    }
+from .convolution import scale_output
+from .kernel_rule import KernelRule
+from .rule import LayerSpec, Weights, bias_of
 
 
 def scale_input(weights: Weights, affine: Affine) -> Weights:
@@ -31,20 +25,9 @@ def scale_input(weights: Weights, affine: Affine) -> Weights:
     }
 
 
-class DenseRule(Rule):
+class DenseRule(KernelRule):
     types = (layers.Dense,)
+    scale_output = scale_output  # the output features are the kernel's last axis, as in a convolution
 
-    def absorb_after(self, layer: LayerSpec, affine: Affine) -> Absorbed | Refusal:
-        return (
-            refuse_weights(layer, "kernel")
-            or refuse_activation(layer)
-            or refuse_axis(layer, affine, len(layer.output_shape) - 1, "output")
-            or Absorbed(partial(scale_output, affine=affine), {"use_bias": True})
-        )
-
-    def absorb_before(self, layer: LayerSpec, affine: Affine) -> Absorbed | Refusal:
-        return (
-            refuse_weights(layer, "kernel")
-            or refuse_axis(layer, affine, len(layer.input_shape) - 1, "input")
-            or Absorbed(partial(scale_input, affine=affine), {"use_bias": True})
-        )
+    def scale_input(self, layer: LayerSpec) -> Callable[..., Weights]:
+        return scale_input

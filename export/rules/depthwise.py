@@ -8,24 +8,13 @@ The kernel D has shape (*window, C, M); output channel c * M + m is D[..., c, m]
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 
 from keras import layers
 
 from ..affine import Affine
-from .convolution import refuse_padding
-from .rule import (
-    Absorbed,
-    LayerSpec,
-    Refusal,
-    Rule,
-    Weights,
-    bias_of,
-    channel_axis,
-    refuse_activation,
-    refuse_axis,
-    refuse_weights,
-)
+from .kernel_rule import KernelRule
+from .rule import LayerSpec, Weights, bias_of
 
 
 def scale_output(weights: Weights, affine: Affine) -> Weights:
@@ -45,21 +34,9 @@ def scale_input(weights: Weights, affine: Affine) -> Weights:
     return {"kernel": kernel * affine.scale[:, None], "bias": bias_of(weights, spilled.size) + spilled}
 
 
-class DepthwiseRule(Rule):
+class DepthwiseRule(KernelRule):
     types = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+    scale_output = scale_output
 
-    def absorb_after(self, layer: LayerSpec, affine: Affine) -> Absorbed | Refusal:
-        return (
-            refuse_weights(layer, "kernel")
-            or refuse_activation(layer)
-            or refuse_axis(layer, affine, channel_axis(layer, layer.output_shape), "output")
-            or Absorbed(partial(scale_output, affine=affine), {"use_bias": True})
-        )
-
-    def absorb_before(self, layer: LayerSpec, affine: Affine) -> Absorbed | Refusal:
-        return (
-            refuse_weights(layer, "kernel")
-            or refuse_axis(layer, affine, channel_axis(layer, layer.input_shape), "input")
-            or refuse_padding(layer, affine)
-            or Absorbed(partial(scale_input, affine=affine), {"use_bias": True})
-        )
+    def scale_input(self, layer: LayerSpec) -> Callable[..., Weights]:
+        return scale_input

@@ -95,6 +95,8 @@ class FlattenRule(Rule):
             )
         # Keras moves the channels last before it flattens.
         last = [*range(2, rank), 1] if layer.config["data_format"] == "channels_first" else list(range(1, rank))
+        if affine.axis not in last:
+            return Refusal(f"the map does not run along the channels of {layer.name}")
         position = last.index(affine.axis)
         sizes = [layer.input_shape[axis] for axis in last]
         known = [size for size in sizes if size is not None]

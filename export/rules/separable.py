@@ -8,24 +8,13 @@ With D of shape (*window, C, M) and P of shape (*ones, C M, O):
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 
 from keras import layers
 
 from ..affine import Affine
-from .convolution import refuse_padding
-from .rule import (
-    Absorbed,
-    LayerSpec,
-    Refusal,
-    Rule,
-    Weights,
-    bias_of,
-    channel_axis,
-    refuse_activation,
-    refuse_axis,
-    refuse_weights,
-)
+from .kernel_rule import KernelRule
+from .rule import LayerSpec, Weights, bias_of
 
 KERNELS = ("depthwise_kernel", "pointwise_kernel")
 
@@ -51,21 +40,10 @@ def scale_input(weights: Weights, affine: Affine) -> Weights:
     }
 
 
-class SeparableRule(Rule):
+class SeparableRule(KernelRule):
     types = (layers.SeparableConv1D, layers.SeparableConv2D)
+    kernels = KERNELS
+    scale_output = scale_output
 
-    def absorb_after(self, layer: LayerSpec, affine: Affine) -> Absorbed | Refusal:
-        return (
-            refuse_weights(layer, *KERNELS)
-            or refuse_activation(layer)
-            or refuse_axis(layer, affine, channel_axis(layer, layer.output_shape), "output")
-            or Absorbed(partial(scale_output, affine=affine), {"use_bias": True})
-        )
-
-    def absorb_before(self, layer: LayerSpec, affine: Affine) -> Absorbed | Refusal:
-        return (
-            refuse_weights(layer, *KERNELS)
-            or refuse_axis(layer, affine, channel_axis(layer, layer.input_shape), "input")
-            or refuse_padding(layer, affine)
-            or Absorbed(partial(scale_input, affine=affine), {"use_bias": True})
-        )
+    def scale_input(self, layer: LayerSpec) -> Callable[..., Weights]:
+        return scale_input

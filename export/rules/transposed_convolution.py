@@ -9,23 +9,13 @@ Keras' kernel W has shape (*window, output channels, input channels): the output
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 
 from keras import layers
 
 from ..affine import Affine
-from .rule import (
-    Absorbed,
-    LayerSpec,
-    Refusal,
-    Rule,
-    Weights,
-    bias_of,
-    channel_axis,
-    refuse_activation,
-    refuse_axis,
-    refuse_weights,
-)
+from .kernel_rule import KernelRule
+from .rule import LayerSpec, Refusal, Weights, bias_of
 
 
 def scale_output(weights: Weights, affine: Affine) -> Weights:
@@ -38,32 +28,20 @@ def scale_output(weights: Weights, affine: Affine) -> Weights:
 
 def scale_input(weights: Weights, affine: Affine) -> Weights:
     """The weights that give for x what the layer gives now for `affine.scale * x`."""
-    return {**weights, "kernel": weights["kernel"] * affine.scale}
+    kernel = weights["kernel"]
+    return {"kernel": kernel * affine.scale, "bias": bias_of(weights, kernel.shape[-2])}
 
 
-def _refuse_shift(layer: LayerSpec, affine: Affine) -> Refusal | None:
-    if affine.is_linear:
-        return None
-    return Refusal(
-        f"{layer.name} is a transposed convolution, over whose output the shift of the map would not spread evenly"
-    )
-
-
-class TransposedConvolutionRule(Rule):
+class TransposedConvolutionRule(KernelRule):
     types = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+    scale_output = scale_output
 
-    def absorb_after(self, layer: LayerSpec, affine: Affine) -> Absorbed | Refusal:
-        return (
-            refuse_weights(layer, "kernel")
-            or refuse_activation(layer)
-            or refuse_axis(layer, affine, channel_axis(layer, layer.output_shape), "output")
-            or Absorbed(partial(scale_output, affine=affine), {"use_bias": True})
-        )
+    def scale_input(self, layer: LayerSpec) -> Callable[..., Weights]:
+        return scale_input
 
-    def absorb_before(self, layer: LayerSpec, affine: Affine) -> Absorbed | Refusal:
-        return (
-            refuse_weights(layer, "kernel")
-            or refuse_axis(layer, affine, channel_axis(layer, layer.input_shape), "input")
-            or _refuse_shift(layer, affine)
-            or Absorbed(partial(scale_input, affine=affine))
+    def refuse_input(self, layer: LayerSpec, affine: Affine) -> Refusal | None:
+        if affine.is_linear:
+            return None
+        return Refusal(
+            f"{layer.name} is a transposed convolution, over whose output the shift of the map would not spread evenly"
         )

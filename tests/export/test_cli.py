@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -15,6 +16,7 @@ from keras import layers
 import kbn
 from kbn._version import __version__
 from kbn.export import export
+from kbn.export.__main__ import main as entry
 from kbn.export.cli import main
 from trained_models import randomized
 
@@ -22,7 +24,7 @@ from trained_models import randomized
 def run_process(*arguments):
     """The command in a process of its own, with nothing set that would silence TensorFlow."""
     environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
-    line = [sys.executable, "-m", "kbn.export.cli", *map(str, arguments)]
+    line = [sys.executable, "-m", "kbn.export", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=300, check=False, env=environment)
 
 
@@ -249,6 +251,76 @@ def test_an_error_is_json_too_where_json_is_asked_for(tmp_path, run):
 @pytest.mark.parametrize("arguments", [["nonsense"], ["export"], ["export", "a", "b", "--no-such-option"]])
 def test_wrong_usage_exits_with_2(arguments, run):
     assert run(*arguments).returncode == 2
+
+
+CUSTOM = """
+import keras
+
+class Doubled(keras.layers.Layer):
+    def call(self, inputs):
+        return inputs * 2
+"""
+
+
+def test_custom_layers_come_from_a_file_that_the_user_names(tmp_path, run):
+    (tmp_path / "own.py").write_text(CUSTOM)
+    names: dict = {}
+    exec(CUSTOM, names)
+    inputs = keras.Input((5,))
+    tensor = layers.ReLU()(layers.BatchNormalization()(layers.Dense(4)(inputs)))
+    randomized(keras.Model(inputs, names["Doubled"]()(tensor))).save(tmp_path / "x.keras")
+    assert_one_paragraph(run("inspect", tmp_path / "x.keras"), 3, ["Doubled", "--custom-objects"])
+    done = run("export", tmp_path / "x.keras", tmp_path / "x.onnx", "--custom-objects", tmp_path / "own.py")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_lambda_is_built_on_request(tmp_path, run):
+    _lambda(tmp_path)
+    assert run("inspect", tmp_path / "x.keras", "--allow-unsafe").returncode == 0
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_failed_check_shows_the_report_and_leaves_no_file(folder, tmp_path, run, monkeypatch, as_json):
+    from kbn.export import exporting
+
+    converted = exporting.convert
+
+    def spoiled(folded, **arguments):
+        kernel = folded.get_layer("classes").kernel
+        kernel.assign(kernel * 1.05)
+        return converted(folded, **arguments)
+
+    monkeypatch.setattr(exporting, "convert", spoiled)
+    done = run("export", folder / "model.keras", tmp_path / "x.onnx", *(["--json"] if as_json else []))
+    assert done.returncode == 1
+    assert "does not compute what the model computes" in done.stderr
+    if as_json:
+        assert json.loads(done.stdout)["passed"] is False
+    else:
+        assert "FAILED" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_no_file_and_says_so(folder, tmp_path, run, monkeypatch, number):
+    monkeypatch.setattr("kbn.export.exporting.check", lambda *_, **__: os.kill(os.getpid(), number))
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        done = run("export", folder / "model.keras", tmp_path / "x.onnx")
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+    assert_one_paragraph(done, 130, ["Interrupted"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_without_its_packages_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "typer", None)
+    monkeypatch.delitem(sys.modules, "kbn.export.cli")
+    with pytest.raises(SystemExit) as stopped:
+        entry()
+    assert stopped.value.code == 2
+    assert "pip install 'kbn[export]'" in capsys.readouterr().err
 
 
 def test_a_fault_of_kbn_itself_is_called_one(folder, run, monkeypatch):

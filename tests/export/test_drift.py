@@ -53,3 +53,21 @@ def test_the_first_drifting_layer_is_the_faulty_one(exported, tmp_path, layer):
 
 def test_layers_are_measured_on_request_only(exported):
     assert check(*exported).layers == []
+
+
+def test_a_model_of_one_layer(tmp_path):
+    inputs = keras.Input((4,))
+    model = randomized(keras.Model(inputs, layers.Dense(3, name="only")(inputs)))
+    export(model, tmp_path / "model.onnx")
+    assert [layer.layer for layer in check(model, tmp_path / "model.onnx", layers=True).layers] == ["only"]
+
+
+def test_a_file_of_other_names_is_told(exported, tmp_path):
+    model, path = exported
+    proto = onnx.load(path)
+    for index, node in enumerate(proto.graph.node):
+        node.name = f"node_{index}"
+    onnx.save(proto, tmp_path / "foreign.onnx")
+    report = check(model, tmp_path / "foreign.onnx", layers=True)
+    assert report.layers == []
+    assert "no tensor that is named after a layer" in report.tables()[-1].note

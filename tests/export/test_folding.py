@@ -544,3 +544,97 @@ def test_a_model_without_normalization_is_copied():
     assert report.rows == []
     assert report.summary() == "no batch normalization in this model"
     assert_same_function(model, folded)
+
+
+def masked(kind):
+    tokens = keras.Input((6,), dtype="int32", name="tokens")
+    if kind == "embedding":
+        return tokens, layers.Embedding(9, 4, mask_zero=True)(tokens)
+    steps = keras.Input((6, 4), name="steps")
+    return steps, layers.Masking()(steps)
+
+
+@pytest.mark.parametrize("kind", ["embedding", "masking"])
+@pytest.mark.parametrize("layer_type", [layers.BatchNormalization, kbn.BatchNormalization], ids=["keras", "kbn"])
+def test_a_mask_does_not_stand_in_the_way(kind, layer_type):
+    inputs, tensor = masked(kind)
+    tensor = layer_type(name="bn")(layers.Dense(4, name="taker")(tensor))
+    model = randomized(
+        keras.Model(inputs, layers.GlobalAveragePooling1D()(layers.LSTM(3, return_sequences=True)(tensor)))
+    )
+    folded, report = fold(model)
+    assert decisions(report) == {"bn": ("folded", ("taker",))}
+    assert_same_function(model, folded)
+
+
+@pytest.mark.parametrize("end", ["bn", "relu"])
+def test_a_model_called_twice_may_give_both_outputs(end):
+    encoder = keras.Sequential([keras.Input((5,)), layers.Dense(4, name="taker"), norm()], name="encoder")
+    if end == "relu":
+        encoder.add(layers.ReLU(name="relu"))
+    inputs = [keras.Input((5,), name=name) for name in ("left", "right")]
+    model = randomized(keras.Model(inputs, [encoder(x) for x in inputs]))
+    folded, report = fold(model)
+    assert decisions(report) == {"bn": ("folded", ("taker",))}
+    assert_same_function(model, folded)
+
+
+def test_the_outer_models_names_win():
+    inner = keras.Sequential([keras.Input((5,)), layers.Dense(5, name="dense"), layers.ReLU(name="x")], name="inner")
+    inputs = keras.Input((5,), name="x")
+    model = randomized(keras.Model(inputs, layers.Dense(2, name="dense")(inner(inputs))))
+    folded, _ = fold(model)
+    assert (folded.inputs[0].name, folded.output_names) == ("x", ["dense"])
+    assert folded.get_layer("dense").units == 2
+    assert_same_function(model, folded)
+
+
+def test_kbn_layers_inside_layers_that_stay_whole_become_keras_own():
+    model = chain((6, 4), layers.TimeDistributed(kbn.BatchNormalization(name="inside"), name="each"), layers.Dense(3))
+    folded, report = fold(model)
+    assert decisions(report) == {"inside": ("kept", ())}
+    assert not any(isinstance(layer, kbn.BatchNormalization) for layer in folded._flatten_layers())
+    assert_same_function(model, folded)
+
+
+def test_layers_of_other_precisions_do_not_take_the_map_in():
+    model = chain((5,), layers.Dense(4, dtype="float32", name="x"), norm(), layers.Activation("tanh"))
+    folded, report = fold(model)
+    assert "x computes in float32, the map in float64" in report.rows[0].reason
+    assert_same_function(model, folded)
+
+
+def test_weights_that_do_not_fit_their_dtype_are_told():
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float16")
+    model = chain((5,), layers.Dense(4, name="taker"), kbn.BatchNormalization(name="bn", epsilon=1e-9), layers.ReLU())
+    model.get_layer("bn").moving_variance.assign([1e-9] * 4)
+    model.get_layer("bn").gamma.assign([50.0] * 4)
+    with pytest.raises(UnsupportedError, match="does not fit into float16"):
+        fold(model)
+
+
+def test_a_layer_that_cannot_be_copied_is_told():
+    class Secret(layers.Layer):
+        def __init__(self, secret, **arguments):
+            super().__init__(**arguments)
+            self.secret = secret
+
+        def call(self, inputs):
+            return inputs
+
+        def get_config(self):
+            return super().get_config()
+
+    model = chain((5,), layers.Dense(4), norm(), Secret(1, name="secret"))
+    assert inspect(model).count("folded") == 1
+    with pytest.raises(UnsupportedError, match="'secret'"):
+        fold(model)
+
+
+def test_a_map_along_the_batch_is_left_alone():
+    inputs = keras.Input(batch_shape=(3, 2, 2))
+    model = randomized(keras.Model(inputs, layers.Dense(2)(layers.Flatten()(norm(axis=0)(inputs)))))
+    folded, report = fold(model)
+    assert report.rows[0].decision == "kept"
+    assert_same_function(model, folded)

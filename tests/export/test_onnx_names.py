@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kbn.export.onnx_names import layer_path, unique
+from kbn.export.naming import unique
+from kbn.export.onnx_names import layer_path
 
 
 def test_unique() -> None:

@@ -7,10 +7,10 @@ import pytest
 from keras import layers
 from onnx import numpy_helper
 
-from kbn.export import check, fold
-from kbn.export.errors import BrokenModelError, UsageError
+from kbn.export import check, export, fold
+from kbn.export.check_report import OutputCheck
+from kbn.export.errors import BrokenModelError, CheckFailedError, UnsupportedError, UsageError
 from kbn.export.onnx_conversion import convert
-from kbn.export.parity import OutputCheck
 from trained_models import randomized
 
 
@@ -95,6 +95,56 @@ def test_a_file_that_is_no_onnx_file_is_told(exported, tmp_path, content, error)
         check(exported[0], path)
 
 
+@pytest.mark.parametrize("built", ["fresh", "called", "loaded"])
+def test_a_sequential_model(tmp_path, built):
+    model = randomized(
+        keras.Sequential([keras.Input((6,)), layers.Dense(4), layers.BatchNormalization(), layers.ReLU()])
+    )
+    if built == "called":
+        model.predict(np.zeros((2, 6)), verbose=0)
+    if built == "loaded":
+        model.save(tmp_path / "model.keras")
+        model = keras.models.load_model(tmp_path / "model.keras")
+    export(model, tmp_path / "model.onnx", data=np.ones((2, 6)))
+    assert check(model, tmp_path / "model.onnx").passed
+
+
+def test_a_model_of_other_input_sizes_is_told(exported):
+    inputs = keras.Input((9, 9, 3))
+    other = randomized(keras.Model(inputs, layers.GlobalAveragePooling2D()(inputs)))
+    with pytest.raises(UsageError, match="is it the file of another model"):
+        check(other, exported[1])
+
+
+def test_models_without_a_graph_are_refused(exported):
+    class Subclassed(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    for model in (Subclassed(), keras.Sequential([layers.Dense(2)])):
+        with pytest.raises(UnsupportedError):
+            check(model, exported[1])
+
+
+def test_a_copy_that_is_another_function_is_noticed(tmp_path):
+    @keras.saving.register_keras_serializable(package="test_parity")
+    class Forgetful(layers.Layer):
+        factor = 1.0  # set after the layer was made, and not in its config
+
+        def call(self, inputs):
+            return inputs * self.factor
+
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        inputs, layer = keras.Input((4,)), Forgetful()
+        model = randomized(keras.Model(inputs, layer(layers.Dense(3)(inputs))))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    layer.factor = -1.0
+    with pytest.raises(CheckFailedError, match="no input proves anything"):
+        export(model, tmp_path / "model.onnx")
+
+
 def test_several_inputs_dynamic_sizes_and_integers(tmp_path):
     images, tokens = keras.Input((None, None, 3), name="images"), keras.Input((None,), dtype="int32", name="tokens")
     seen = layers.GlobalAveragePooling2D()(layers.BatchNormalization()(layers.Conv2D(4, 3)(images)))
@@ -129,7 +179,31 @@ class TestVerdict:
 
     def test_a_reference_that_the_model_itself_misses_proves_nothing(self):
         output = self.verdict(0.2, 0.0)
-        assert "proves nothing" in output.faults[0]
+        assert "no input proves anything" in output.faults[0]
+        assert output.cases["seeded"].verdict == "proves nothing"
+
+    def test_one_kind_that_proves_something_is_enough(self):
+        output = self.verdict(0.2, 0.0)
+        output.add("data", self.truth, self.truth + 1e-6, [self.truth + 1e-6])
+        assert output.passed
+
+    def test_nothing_finite_proves_nothing(self):
+        nothing = np.full((3, 4), np.nan)
+        output = OutputCheck("y")
+        output.add("data", nothing, nothing, [nothing])
+        assert "no input proves anything" in output.faults[0]
+
+    def test_finite_where_the_model_is_not_fails(self):
+        truth = np.where(np.eye(3, 4) > 0, np.inf, 1.0)
+        output = OutputCheck("y")
+        output.add("data", truth, truth, [np.ones((3, 4))])
+        assert "finite where the model gives" in output.faults[0]
+
+    def test_a_float64_copy_that_is_another_function_proves_nothing(self):
+        output = OutputCheck("y")
+        output.add("data", self.truth, self.truth, [self.truth], own=-self.truth, rounding=0.1)
+        assert output.cases["data"].verdict == "proves nothing"
+        assert not output.passed
 
     def test_batches_of_one_kind_are_judged_together(self):
         output = self.verdict(1e-4, 0.0)

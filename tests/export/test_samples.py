@@ -29,6 +29,11 @@ def test_seeded_samples_fit_the_model_and_repeat(model):
             np.testing.assert_array_equal(left, right)
     assert {len(sample.arrays[0]) for sample in first} >= {1, 3}
     assert len({sample.arrays[0].shape[1] for sample in first}) == 2
+    several = keras.Input((None, None, 3))
+    (shape,) = {
+        s.arrays[0].shape[1:3] for s in seeded_samples(keras.Model(several, several), 0) if s.origin == "random"
+    }
+    assert shape[0] != shape[1]
     assert max(sample.arrays[1].max() for sample in first) < 5
     assert np.abs(first[-1].arrays[0]).max() > 100
     other = next(seeded_samples(model, 8))
@@ -55,6 +60,8 @@ MISFITS = {
     "size": ([np.ones((2, 7, 4, 1)), np.ones((2, 6))], r"'image' has shape \(2, 7, 4, 1\)"),
     "counts": ([np.ones((2, 7, 4, 3)), np.ones((3, 6))], "found image: 2, tokens: 3"),
     "none": ([np.ones((0, 7, 4, 3)), np.ones((0, 6))], "at least one"),
+    "NaN": ([np.full((2, 7, 4, 3), np.nan), np.ones((2, 6))], "NaN or infinity"),
+    "fractions": ([np.ones((2, 7, 4, 3)), np.full((2, 6), 2.7)], "int64"),
     "text": ([np.full((2, 7, 4, 3), "a"), np.ones((2, 6))], "holds <U1"),
 }
 
@@ -64,6 +71,14 @@ def test_data_that_does_not_fit_is_refused(model, kind):
     data, message = MISFITS[kind]
     with pytest.raises(UsageError, match=message):
         list(user_samples(model, data))
+
+
+def test_bytes_cover_their_range_and_are_not_wrapped():
+    inputs = keras.Input((300,), dtype="uint8", name="bytes")
+    model = keras.Model(inputs, layers.Rescaling(1 / 255)(inputs))
+    assert max(sample.arrays[0].max() for sample in seeded_samples(model, 0)) > 200
+    with pytest.raises(UsageError, match="uint8"):
+        list(user_samples(model, np.full((1, 300), 300)))
 
 
 def test_a_fixed_batch_takes_whole_batches_alone():

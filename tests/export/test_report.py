@@ -1,0 +1,70 @@
+"""Reports as tables, JSON and a page."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from kbn.export.errors import UsageError
+from kbn.export.fold_report import FoldReport, FoldRow, ScaleRange
+from kbn.export.report import tone
+
+
+@pytest.fixture
+def report():
+    scale = ScaleRange(channels=4, largest=2.5, spread=float("inf"), dead=3)
+    return FoldReport(
+        [
+            FoldRow("bn1", "BatchNormalization", "folded", ("conv1",), "backward", scale=scale),
+            FoldRow("bn2", "BatchNormalization", "merged", ("bn3",), "forward"),
+            FoldRow("bn3", "BatchNormalization", reason="conv2 <pads> & refuses"),
+        ]
+    )
+
+
+def test_the_table_shows_every_row_and_the_reason(report):
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(report)
+    shown = console.export_text()
+    for text in ("bn1", "folded", "conv1", "2.5", "inf", "kept", "conv2 <pads> & refuses", "3 batch normalizations"):
+        assert text in shown
+
+
+def test_the_dictionary_is_strict_json(report):
+    value = json.loads(report.to_json())
+    assert value["schema"] == "kbn.fold/1"
+    assert value["counts"] == {"folded": 1, "merged": 1, "kept": 1}
+    assert value["rows"][0]["scale"] == {"channels": 4, "largest": 2.5, "spread": None, "dead": 3}
+    assert value["rows"][2]["reason"] == "conv2 <pads> & refuses"
+
+
+def test_the_page_needs_nothing_else_and_escapes(report, tmp_path):
+    report.save_html(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "conv2 &lt;pads&gt; &amp; refuses" in page
+    assert not {"http:", "https:", "<script", "<link", "@import"} & set(page.split())
+    assert page.count('class="good"') == 2
+    assert page.count('class="warn"') == 1
+
+
+@pytest.mark.parametrize("suffix", ["json", "html"])
+def test_a_saved_report_replaces_the_last_one(report, tmp_path, suffix):
+    path = tmp_path / f"report.{suffix}"
+    path.write_text("old")
+    report.save(path)
+    assert "bn1" in path.read_text()
+    assert "old" not in path.read_text()[:10]
+    with pytest.raises(UsageError):
+        report.save(tmp_path / "none" / path.name)
+
+
+def test_scale_range_of_a_map():
+    found = ScaleRange.of(np.array([-4.0, 1.0, 2.0, 0.0]))
+    assert (found.channels, found.largest, found.dead) == (4, 4.0, 1)
+    assert found.spread == pytest.approx(4.0 / 1.5)
+
+
+def test_only_whole_cells_are_coloured():
+    assert [tone(cell) for cell in ("folded", "kept", "FAILED", "folded_layer")] == ["good", "warn", "bad", "plain"]
