@@ -75,7 +75,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel):
     assert {name for name in files if name.endswith(".py")} == modules
     assert "kbn/py.typed" in data
     assert files[f"{info}/licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
-    assert b"kbn = kbn.export.cli:main" in files[f"{info}/entry_points.txt"]
+    assert b"kbn = kbn.export.__main__:main" in files[f"{info}/entry_points.txt"]
 
 
 def test_the_sdist_builds_the_same_wheel(sdist, wheel, tmp_path):
