@@ -16,7 +16,7 @@ from .graph import LayerGraph, Node, read, rebuild
 from .planning import FoldPlan, plan_folds
 from .portable import with_keras_layers
 from .rules import rule_for
-from .weights import check_weights, finish_loading
+from .weights import check_weights, copy_variables
 from .wording import reason
 
 
@@ -104,11 +104,10 @@ def _assign_by_name(layer: Any, weights: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _assign_in_order(new: Any, old: Any) -> None:
-    if [(v.name, tuple(v.shape)) for v in old.variables] != [(v.name, tuple(v.shape)) for v in new.variables]:
+    try:
+        copy_variables(old, new)
+    except ValueError as error:
         raise UnsupportedError(
-            f"Layer {old.name!r} ({type(old).__name__}) builds other weights from its own get_config() than it holds, so "
-            "it cannot be copied into the folded model. Make get_config() return every argument that shapes the weights."
-        )
-    for source, target in zip(old.variables, new.variables, strict=True):
-        target.assign(source)
-    finish_loading(new)
+            f"Layer {old.name!r} ({type(old).__name__}) cannot be copied into the folded model from its get_config(): "
+            f"{error}. Make get_config() return every argument that shapes the weights."
+        ) from error

@@ -15,7 +15,7 @@ from kbn.batch_normalization import BatchNormalization
 
 from .errors import UnsupportedError
 from .portable import with_keras_layers
-from .weights import finish_loading
+from .weights import copy_variables
 from .wording import reason
 
 FLOATS = ("float16", "bfloat16", "float32", "float64", "mixed_float16", "mixed_bfloat16")
@@ -59,17 +59,12 @@ def in_precision(model: keras.Model, dtype: str) -> keras.Model:
     try:
         # safe_mode guards against configurations of strangers; this one was just made from a model in memory.
         copy = keras.saving.deserialize_keras_object(config, custom_objects=custom_objects, safe_mode=False)
-        found, made = ([(v.name, tuple(v.shape)) for v in one.variables] for one in (model, copy))
-        if found != made:
-            raise ValueError("it builds other weights than the model holds")
-        for source, target in zip(model.variables, copy.variables, strict=True):
-            target.assign(source)
+        copy_variables(model, copy)
     except Exception as error:  # a layer's own code, which may raise anything
         raise UnsupportedError(
             f"Model {model.name!r} cannot be copied in {dtype} from its configuration: "
             f"{reason(error)}. get_config() of its layers must return every argument."
         ) from error
-    finish_loading(copy)
     return copy
 
 

@@ -1,5 +1,6 @@
 """Weights that no trained model has: values that are not finite, variances below zero."""
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from .wording import quote
 
 if TYPE_CHECKING:
     import keras
+
+_NUMBER = re.compile(r"_\d+$")  # which Keras gives to a variable that a layer did not name
 
 
 def check_weights(model: "keras.Model", source: str = "the model") -> None:
@@ -53,7 +56,20 @@ def _values(weight: Any) -> "np.ndarray[Any, Any]":
     return np.asarray(keras.ops.convert_to_numpy(weight))
 
 
-def finish_loading(layer: "keras.Layer") -> None:
+def copy_variables(source: "keras.Layer", target: "keras.Layer") -> None:
+    """Assigns each variable of one layer or model to its counterpart in another of the same configuration.
+
+    Raises ValueError where they do not hold the same variables in the same order.
+    """
+    found, made = ([(_NUMBER.sub("", v.name), tuple(v.shape)) for v in each.variables] for each in (source, target))
+    if found != made:
+        raise ValueError("it builds other weights than it holds")
+    for old, new in zip(source.variables, target.variables, strict=True):
+        new.assign(old)
+    _finish_loading(target)
+
+
+def _finish_loading(layer: "keras.Layer") -> None:
     """Lets the layer, and those inside it, derive what they compute with from weights that were assigned to them."""
     from keras.layers import Normalization
 

@@ -638,3 +638,17 @@ def test_a_map_along_the_batch_is_left_alone():
     folded, report = fold(model)
     assert report.rows[0].decision == "kept"
     assert_same_function(model, folded)
+
+
+def test_weights_that_a_layer_did_not_name_are_copied():
+    class Scale(layers.Layer):
+        def build(self, input_shape):
+            self.factor = self.add_weight(shape=(input_shape[-1],))
+
+        def call(self, inputs):
+            return inputs * self.factor
+
+    model = chain((5,), Scale(), layers.Dense(4, name="taker"), norm(), Scale())
+    folded, report = fold(model)
+    assert decisions(report) == {"bn": ("folded", ("taker",))}
+    assert_same_function(model, folded)
