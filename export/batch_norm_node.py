@@ -21,8 +21,8 @@ from unittest import mock
 import keras
 import tensorflow as tf
 
-import kbn.fused
 import kbn.normalize
+import kbn.on_tensorflow.engine
 
 MARKER = "Print"
 _PREFIX = "kbn.BatchNormalization "
@@ -39,7 +39,7 @@ def batch_norm_markers() -> Iterator[None]:
         for module, name, replacement in (
             (keras.src.backend.nn, "batch_normalization", mark),
             (kbn.normalize, "infer", infer),
-            (kbn.fused, "infer", infer),
+            (kbn.on_tensorflow.engine, "infer", infer),
         ):
             stack.enter_context(mock.patch.object(module, name, replacement))
         yield

@@ -1,7 +1,7 @@
 """What the layer's arguments may be: each function returns the argument as the layer keeps it, or raises ValueError."""
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras import initializers
@@ -34,6 +34,31 @@ def fraction(name: str, value: Any) -> float:
     if not (_is_number(value) and 0 <= value <= 1):
         raise ValueError(f"Argument `{name}` must be a number from 0 to 1. Received: {name}={value!r}")
     return float(value)
+
+
+def fraction_or_none(name: str, value: Any) -> float | None:
+    """A number from 0 to 1, or None."""
+    return None if value is None else fraction(name, value)
+
+
+def positive_integer(name: str, value: Any) -> int | None:
+    """An integer of at least 1, or None."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool) or operator.index(value) < 1:
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"Argument `{name}` must be a positive integer or None. Received: {name}={value!r}") from None
+
+
+def choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
+    """One of `choices`."""
+    if value not in choices:
+        allowed = " or ".join(map(repr, choices))
+        raise ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={value!r}")
+    return value
 
 
 def non_negative(name: str, value: Any) -> float:

@@ -1,6 +1,16 @@
 """Moving averages of the batch statistics.
 
-    average <- momentum * average + (1 - momentum) * batch
+    average <- keep * average + rate * batch        keep + rate = 1
+
+| averaging   | rate                            | after t batches, the average is                                   |
+|-------------|---------------------------------|-------------------------------------------------------------------|
+| exponential | 1 - momentum                    | of the initial value too, by momentum^t                           |
+| debiased    | (1 - momentum) / (1 - momentum^t) | the exponential one over 1 - momentum^t, without the initial value  |
+| cumulative  | 1 / t                           | the mean of all batches                                           |
+
+The debiased one is that of Kingma and Ba (2015, https://arxiv.org/abs/1412.6980, section 3) in a form that needs no
+division where it is used, so that the weights always hold what inference takes. 1 - momentum^t, or t, is kept as a
+weight of the layer, and as a sum, so that it stays true when the momentum changes on the way.
 
 A batch that is empty, masked out altogether, or whose statistics are not finite leaves every average as it was.
 Otherwise one bad batch would spoil them for good: no number of clean batches averages a NaN away.
@@ -8,6 +18,7 @@ Otherwise one bad batch would spoil them for good: no number of clean batches av
 
 from typing import Any
 
+import keras
 from keras import ops
 
 from kbn.statistics import Moments
@@ -25,9 +36,78 @@ def usable(moments: Moments) -> Any:
     return ops.logical_and(finite, ops.greater(moments.count, 0))
 
 
-def follow(average: Any, batch: Any, momentum: float, where: Any) -> Any:
-    """The next value of `average`, a variable: moved towards `batch` where `where` holds, else unchanged."""
-    dtype = average.dtype
-    old = ops.convert_to_tensor(average)
-    moved = old * momentum + ops.cast(batch, dtype) * (1.0 - momentum)
-    return ops.where(where, moved, old)
+def unbiased(moments: Moments) -> Moments:
+    """The moments with n / (n - 1) times the variance (Bessel's correction); with at most one element, unchanged."""
+    if isinstance(moments.count, int):
+        factor = moments.count / max(moments.count - 1, 1)
+    else:
+        count = ops.cast(moments.count, moments.variance.dtype)
+        factor = count / ops.maximum(count - 1, 1)
+    return moments._replace(variance=moments.variance * factor)
+
+
+def mean_of_groups(moments: Moments) -> Moments:
+    """The mean over ghost batches, (groups, channels), of their means and variances, weighted by count: (channels,).
+
+    As in tf.keras 2, what lies between the ghost batches stays out of the variance: inference then normalises as
+    training does.
+    """
+    groups = ops.shape(moments.mean)[0]
+    if isinstance(moments.count, int):
+        mean, variance = (ops.mean(part, 0) for part in moments[:2])
+        return Moments(mean, variance, moments.count * groups)
+    count = ops.cast(moments.count, moments.mean.dtype)
+    total = ops.sum(count, 0)
+    divisor = ops.where(total > 0, total, ops.ones_like(total))
+    mean, variance = (ops.sum(part * count, 0) / divisor for part in moments[:2])
+    return Moments(mean, variance, total)
+
+
+def weight_after(weight: Any, momentum: Any) -> Any:
+    """The data that the averages hold after one more batch: 1 - momentum^t, or t where `momentum` is None."""
+    return weight + 1.0 if momentum is None else weight * momentum + (1.0 - momentum)
+
+
+def rate_of_weighted(weight_after: Any, momentum: Any) -> Any:
+    """The rate of the debiased average, or of the cumulative one where `momentum` is None."""
+    share = 1.0 if momentum is None else 1.0 - momentum
+    # With a momentum of 1 nothing is ever averaged: 0 / 0.
+    return share / ops.maximum(weight_after, 1e-30)
+
+
+def follow(average: Any, batch: Any, keep: Any, rate: Any, where: Any) -> Any:
+    """The next value of `average`, a tensor: moved towards `batch` where `where` holds, else unchanged."""
+    moved = average * keep + ops.cast(batch, average.dtype) * rate
+    return ops.where(where, moved, average)
+
+
+class Unsaved:
+    """State of a layer that is no weight: it is not saved, and Keras' layer has no place for it.
+
+    A plain object, so that Keras does not track what it holds.
+    """
+
+    def __init__(self, momentum: float | None, dtype: str) -> None:
+        common = {"trainable": False, "autocast": False}
+        self._momentum = None
+        if momentum is not None:
+            self._momentum = keras.Variable(momentum, dtype=dtype, name="momentum", **common)
+        self.skipped = keras.Variable(0, dtype="int32", name="skipped_batches", **common)
+
+    @property
+    def variables(self) -> list[Any]:
+        return [self.skipped] if self._momentum is None else [self._momentum, self.skipped]
+
+    def set_momentum(self, value: float | None) -> None:
+        if self._momentum is not None:
+            self._momentum.assign(value)
+
+    def momentum_now(self) -> Any:
+        """The momentum as a scalar tensor, or None where there is none."""
+        return None if self._momentum is None else ops.convert_to_tensor(self._momentum)
+
+    def count_skipped(self, usable: Any) -> None:
+        """Counts a batch of which no channel is usable."""
+        any_usable = ops.any(usable) if len(usable.shape) else usable
+        skipped = ops.cast(ops.logical_not(any_usable), "int32")
+        self.skipped.assign(ops.convert_to_tensor(self.skipped) + skipped)

@@ -7,11 +7,20 @@ from typing import Any
 import keras
 from keras import constraints, initializers, ops, regularizers
 
-from kbn import arguments, averages, normalize, renorm, statistics
+from kbn import arguments, averages, ghost, normalize, renorm, statistics
 from kbn.statistics import Moments
 
 # TensorFlow is imported only where it is Keras' backend, and so already is.
-_fused: Any = import_module("kbn.fused") if keras.backend.backend() == "tensorflow" else None
+_ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+_engine: Any
+_layout: Any
+_replicas: Any
+_engine, _layout, _replicas = (
+    import_module(f"kbn.on_tensorflow.{name}") if _ON_TENSORFLOW else None for name in ("engine", "layout", "replicas")
+)
+
+# What Keras' layer does not have, with the defaults that make this layer its drop-in.
+_OWN_ARGUMENTS = {"pivot": True, "virtual_batch_size": None, "debias": False, "unbiased": False, "freeze": None}
 
 
 @keras.saving.register_keras_serializable(package="kbn")
@@ -28,12 +37,11 @@ class BatchNormalization(keras.layers.Layer):
 
     With `training=False` (the default), and whenever `trainable` is False, they are the averages, and nothing changes.
 
-    A batch that is empty, fully masked or not finite changes no average. On TensorFlow the fused kernel does the work
-    wherever it can: no mask, no float64, no renormalization, no synchronization over several replicas.
+    A batch that is empty, fully masked or not finite changes no average; `skipped_batches` counts them.
 
     Args:
         axis: The channel axis, an integer or a list of one (as tf.keras 2 saved it).
-        momentum: How much of the averages stays at each step, from 0 to 1.
+        momentum: How much of the averages stays at each step, from 0 to 1; None makes them the mean of all batches.
         epsilon: Added to the variance; not negative.
         center: Whether there is a `beta`; without, it is 0.
         scale: Whether there is a `gamma`; without, it is 1.
@@ -45,30 +53,46 @@ class BatchNormalization(keras.layers.Layer):
         renorm_clipping: Optional limits of that correction: a dictionary with any of `"rmax"`, `"rmin"`, `"dmax"`.
         renorm_momentum: Momentum of the averages that the correction uses.
         synchronized: Whether the statistics are those of all replicas of a `tf.distribute` strategy together.
-            TensorFlow only.
+            TensorFlow only. Without, each replica normalises with its own, and the averages of all replicas follow the
+            mean of these.
         pivot: Whether to subtract a constant near the mean before the statistics are taken, which keeps their precision
             when the mean is large against the standard deviation. Changes nothing else.
+        virtual_batch_size: Number of examples in a ghost batch, each of which is normalised with statistics of its own:
+            see `kbn.ghost`. None takes the whole batch.
+        debias: Whether the averages leave out their initial values from the first batch on, instead of forgetting them
+            by and by: see `kbn.averages`. This, like `momentum=None`, adds a weight, `moving_weight`.
+        unbiased: Whether `moving_variance` follows n / (n - 1) times the batch's variance, as in the paper and PyTorch,
+            instead of the biased one, as in Keras 3.
+        freeze: `"statistics"` normalises with the averages in training too and changes them no more, while gamma and
+            beta train. `"inference"` freezes these as well: `trainable` then stays False, whatever is assigned to a
+            model that holds the layer. None freezes nothing.
         **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Attributes:
+        momentum, freeze: May be assigned. The momentum is a variable, so that a new one takes effect in a training step
+            that was compiled before; a change of `freeze`, as one of `trainable`, wants the model compiled again.
+        skipped_batches: How many training batches changed no average, since the layer was made; not saved.
 
     Call arguments:
         inputs: Any rank from 2 up, any float dtype; integers become floats.
         training: Whether to normalise with the batch's statistics and update the averages.
-        mask: Optional booleans of the rank of the inputs, or one less (all but the last axis), broadcastable to them.
-            False marks what does not count in the statistics; NaN there comes out finite and reaches no gradient.
+        mask: Optional, of the rank of the inputs, or one less (all but the last axis), broadcastable to them. Booleans
+            or integers: what is False does not count in the statistics; NaN there comes out finite and reaches no
+            gradient. Floats are weights of at least 0, an element of weight 2 counting as two elements.
 
     Output:
         The shape of the inputs, in the layer's compute dtype. Weights are float32 at least, and statistics are computed
         in float32 at least, whatever the dtype policy.
 
     Raises:
-        ValueError: for arguments out of range, an `axis` that the inputs do not have, channels of unknown number, or a
-            mask of another rank.
+        ValueError: for arguments out of range or that contradict each other, an `axis` that the inputs do not have,
+            channels of unknown number, or a mask of another rank.
     """
 
     def __init__(
         self,
         axis: Any = -1,
-        momentum: float = 0.99,
+        momentum: float | None = 0.99,
         epsilon: float = 1e-3,
         center: bool = True,
         scale: bool = True,
@@ -85,11 +109,16 @@ class BatchNormalization(keras.layers.Layer):
         renorm_momentum: float = 0.99,
         synchronized: bool = False,
         pivot: bool = True,
+        virtual_batch_size: int | None = None,
+        debias: bool = False,
+        unbiased: bool = False,
+        freeze: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self._unsaved: Any = None  # averages.Unsaved, once built
         self.axis = arguments.single_axis(axis)
-        self.momentum = arguments.fraction("momentum", momentum)
+        self._momentum = arguments.fraction_or_none("momentum", momentum)
         self.epsilon = arguments.non_negative("epsilon", epsilon)
         self.center = center
         self.scale = scale
@@ -104,13 +133,71 @@ class BatchNormalization(keras.layers.Layer):
         self.renorm = renorm
         self.renorm_clipping = arguments.clipping(renorm_clipping) if renorm else renorm_clipping
         self.renorm_momentum = arguments.fraction("renorm_momentum", renorm_momentum)
-        if synchronized and _fused is None:
+        if synchronized and not _ON_TENSORFLOW:
             raise ValueError("Argument synchronized=True is only supported with the TensorFlow backend.")
         self.synchronized = synchronized
         self.pivot = pivot
+        self.virtual_batch_size = arguments.positive_integer("virtual_batch_size", virtual_batch_size)
+        if synchronized and self.virtual_batch_size is not None:
+            raise ValueError(
+                "Arguments `synchronized` and `virtual_batch_size` contradict each other: statistics of all replicas, or "
+                f"of few examples. Received: synchronized={synchronized}, virtual_batch_size={virtual_batch_size}"
+            )
+        self.debias = debias
+        self.unbiased = unbiased
         self.supports_masking = True
         self.gamma = None
         self.beta = None
+        self._wants_training = self.trainable
+        self.freeze = freeze
+
+    @property
+    def momentum(self) -> float | None:
+        """How much of the averages stays at each step; None where they are the mean of all batches."""
+        return self._momentum
+
+    @momentum.setter
+    def momentum(self, value: float | None) -> None:
+        checked = arguments.fraction_or_none("momentum", value)
+        if self._unsaved is not None:
+            if (checked is None) is not (self._momentum is None):
+                raise ValueError(
+                    "A layer that is built cannot change between an exponential average and a cumulative one "
+                    f"(momentum=None). Received: momentum={value!r} after momentum={self._momentum!r}"
+                )
+            self._unsaved.set_momentum(checked)
+        self._momentum = checked
+
+    @property
+    def freeze(self) -> str | None:
+        """What stays as it is while training: None, "statistics" or "inference"."""
+        return self._freeze
+
+    @freeze.setter
+    def freeze(self, value: str | None) -> None:
+        self._freeze = arguments.choice("freeze", value, (None, "statistics", "inference"))
+        self.trainable = self._wants_training
+
+    @property
+    def trainable(self) -> bool:
+        """Whether gamma and beta are trained and the averages follow the batches; False means inference, as in Keras."""
+        return bool(self._trainable)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._wants_training = bool(value)
+        keras.layers.Layer.trainable.fset(self, self._wants_training and self._freeze != "inference")
+
+    @property
+    def skipped_batches(self) -> int:
+        """How many training batches were empty, fully masked or not finite, and so changed no average."""
+        return 0 if self._unsaved is None else int(ops.convert_to_numpy(self._unsaved.skipped))
+
+    @property
+    def variables(self) -> list[Any]:
+        """The weights; on JAX, which hands a compiled function its state as arguments, also what is not saved."""
+        unsaved = self._unsaved.variables if keras.backend.backend() == "jax" and self._unsaved is not None else []
+        return [*super().variables, *unsaved]
 
     def build(self, input_shape: Any) -> None:
         """Makes the weights, in Keras' order and with Keras' names, each (channels,)."""
@@ -122,9 +209,18 @@ class BatchNormalization(keras.layers.Layer):
                 "The channel axis of the inputs must have a known size. "
                 f"Received: axis={self.axis}, input_shape={tuple(input_shape)}"
             )
+        if self.virtual_batch_size is not None and self.axis % rank == 0:
+            raise ValueError(
+                "Ghost batches divide the first axis, which cannot hold the channels then. "
+                f"Received: axis={self.axis}, virtual_batch_size={self.virtual_batch_size}"
+            )
         # autocast=False and this dtype keep the state in float32 under low-precision policies: an average of bfloat16
         # stops moving long before it arrives.
-        common = {"shape": (channels,), "dtype": normalize.statistics_dtype(self.variable_dtype), "autocast": False}
+        common: dict[str, Any] = {
+            "shape": (channels,),
+            "dtype": normalize.statistics_dtype(self.variable_dtype),
+            "autocast": False,
+        }
         if self.scale:
             self.gamma = self.add_weight(
                 name="gamma",
@@ -153,6 +249,10 @@ class BatchNormalization(keras.layers.Layer):
             self.moving_stddev = self.add_weight(name="moving_stddev", initializer=stddev, **state)
             self.renorm_mean = self.add_weight(name="renorm_mean", initializer=arguments.clone(mean), **state)
             self.renorm_stddev = self.add_weight(name="renorm_stddev", initializer=stddev, **state)
+        if self._averages_are_weighted:
+            self.moving_weight = self.add_weight(name="moving_weight", initializer="zeros", **state)
+        self._unsaved = averages.Unsaved(self._momentum, common["dtype"])
+        self.trainable = self._wants_training  # now that there are weights to mark
         self.input_spec = keras.layers.InputSpec(ndim=rank, axes={self.axis: channels})
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -160,13 +260,13 @@ class BatchNormalization(keras.layers.Layer):
         return input_shape
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        if _fused is not None:
-            inputs = _fused.with_channels(inputs, self.axis, self.input_spec.ndim, self.moving_mean.shape[0])
+        if _layout is not None:
+            inputs = _layout.with_channels(inputs, self.axis, self.input_spec.ndim, self.moving_mean.shape[0])
         if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(inputs.dtype)):
             inputs = ops.cast(inputs, normalize.statistics_dtype(inputs.dtype))
         if mask is not None:
             mask = statistics.align_mask(mask, inputs)
-        if training and self.trainable:
+        if training and self.trainable and self.freeze is None:
             outputs, moments = self._train(inputs, mask)
             self._update_averages(moments)
         else:
@@ -174,59 +274,98 @@ class BatchNormalization(keras.layers.Layer):
         return ops.cast(outputs, self.compute_dtype)
 
     def _train(self, x: Any, mask: Any) -> tuple[Any, Moments]:
-        plain = mask is None and not self.renorm and not self._spans_replicas()
-        if plain and _fused is not None and _fused.applies(x):
-            return _fused.train(x, self.gamma, self.beta, self.epsilon, self.axis, pivot=self.pivot)
-        return normalize.train(
-            x,
-            mask,
-            self.gamma,
-            self.beta,
-            self.epsilon,
-            self.axis,
-            pivot=self.pivot,
-            synchronized=self.synchronized,
-            correction=self._renorm_correction if self.renorm else None,
-        )
+        batch = statistics.sizes(x)[0]
+        size = self.virtual_batch_size
+        if isinstance(batch, int) and size is not None and batch <= size:
+            size = None
+        synchronise = _replicas.synchronise if self.synchronized and self._replica_count() > 1 else None
+        gamma, beta, epsilon, axis = self.gamma, self.beta, self.epsilon, self.axis
+        plain = mask is None and size is None and not self.renorm and synchronise is None
+        if plain and _engine is not None and _engine.trains(x):
+            return _engine.train(x, gamma, beta, epsilon, axis, pivot=self.pivot)
+        options: dict[str, Any] = {
+            "pivot": self.pivot,
+            "synchronise": synchronise,
+            "correction": self._renorm_correction if self.renorm else None,
+        }
+        if size is None:
+            return normalize.train(x, mask, gamma, beta, epsilon, axis, **options)
+        groups, mask = ghost.split(x, mask, size)
+        # The groups are a new first axis.
+        axis = axis % len(x.shape) + 1
+        y, moments = normalize.train(groups, mask, gamma, beta, epsilon, axis, grouped=True, **options)
+        return ghost.join(y, x), moments
 
     def _infer(self, x: Any, mask: Any) -> Any:
         if mask is not None:
             x = statistics.fill_hidden(x, mask, normalize.along(self.moving_mean, self.axis, len(x.shape)))
-        engine = _fused if _fused is not None and _fused.applies(x) else normalize
+        engine = normalize if _engine is None else _engine
         return engine.infer(
             x, self.moving_mean, self.moving_variance, self.gamma, self.beta, self.epsilon, axis=self.axis
         )
 
-    def _spans_replicas(self) -> bool:
-        return self.synchronized and statistics.replica_count() > 1
+    def _replica_count(self) -> int:
+        return 1 if _replicas is None else _replicas.replica_count()
 
     def _renorm_correction(self, batch: Moments) -> tuple[Any, Any]:
         return renorm.correction(batch, self.renorm_mean, self.renorm_stddev, self.epsilon, self.renorm_clipping or {})
 
-    def _update_averages(self, batch: Moments) -> None:
-        usable = averages.usable(batch)
+    def _update_averages(self, moments: Moments) -> None:
+        batch, usable = self._of_all(moments)
+        shown = self._of_all(averages.unbiased(moments))[0] if self.unbiased else batch
+        self._unsaved.count_skipped(usable)
+        keep, rate = self._rate(usable)
 
-        def update(average: Any, value: Any, momentum: float) -> Any:
-            new = averages.follow(average, value, momentum, usable)
+        def update(average: Any, value: Any, keep: Any = keep, rate: Any = rate) -> Any:
+            new = averages.follow(ops.convert_to_tensor(average), value, keep, rate, usable)
             average.assign(new)
             return new
 
-        update(self.moving_mean, batch.mean, self.momentum)
+        update(self.moving_mean, shown.mean)
         if not self.renorm:
-            update(self.moving_variance, batch.variance, self.momentum)
+            update(self.moving_variance, shown.variance)
             return
-        stddev = ops.sqrt(batch.variance + self.epsilon)
-        update(self.renorm_mean, batch.mean, self.renorm_momentum)
-        update(self.renorm_stddev, stddev, self.renorm_momentum)
-        stddev = update(self.moving_stddev, stddev, self.momentum)
+        renorm_rate = 1.0 - self.renorm_momentum
+        update(self.renorm_mean, batch.mean, self.renorm_momentum, renorm_rate)
+        update(self.renorm_stddev, ops.sqrt(batch.variance + self.epsilon), self.renorm_momentum, renorm_rate)
+        stddev = update(self.moving_stddev, ops.sqrt(shown.variance + self.epsilon))
         # Rounding may take the square just below epsilon.
         variance = ops.maximum(ops.square(stddev) - self.epsilon, 0.0)
         self.moving_variance.assign(ops.where(usable, variance, ops.convert_to_tensor(self.moving_variance)))
 
+    def _of_all(self, moments: Moments) -> tuple[Moments, Any]:
+        """What the averages follow, over ghost batches and replicas, each (channels,); and whether they may."""
+        if len(moments.mean.shape) == 2:
+            moments = averages.mean_of_groups(moments)
+        usable = averages.usable(moments)
+        if self._replica_count() > 1 and not self.synchronized:
+            moments = _replicas.mean_of(moments, usable)
+            usable = averages.usable(moments)
+        return moments, usable
+
+    @property
+    def _averages_are_weighted(self) -> bool:
+        return self.debias or self._momentum is None
+
+    def _rate(self, usable: Any) -> tuple[Any, Any]:
+        """How much of the average stays at this step, and how much of the batch is added."""
+        momentum = self._unsaved.momentum_now()
+        if not self._averages_are_weighted:
+            return momentum, 1.0 - momentum
+        weight = ops.convert_to_tensor(self.moving_weight)
+        after = averages.weight_after(weight, momentum)
+        self.moving_weight.assign(ops.where(usable, after, weight))
+        rate = averages.rate_of_weighted(after, momentum)
+        return 1.0 - rate, rate
+
     def get_config(self) -> dict[str, Any]:
-        """Every argument; `pivot`, which Keras' layer does not have, only where it is not the default."""
+        """Every argument; those that Keras' layer does not have only where they are not the default.
+
+        Keras refuses arguments that it does not know, so its configs and this layer's are interchangeable this way.
+        """
         config = {
             **super().get_config(),
+            "trainable": self._wants_training,
             "axis": self.axis,
             "momentum": self.momentum,
             "epsilon": self.epsilon,
@@ -245,5 +384,5 @@ class BatchNormalization(keras.layers.Layer):
             "renorm_clipping": self.renorm_clipping,
             "renorm_momentum": self.renorm_momentum,
         }
-        # Keras refuses arguments that it does not know, so its configs and this layer's are interchangeable this way.
-        return config if self.pivot else {**config, "pivot": False}
+        own = {name: getattr(self, name) for name in _OWN_ARGUMENTS}
+        return config | {name: value for name, value in own.items() if value != _OWN_ARGUMENTS[name]}

@@ -6,6 +6,7 @@
 is multiplied: `x * s + (beta - mean * s)` has one operation less, and loses the digits that x and the mean share.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -16,15 +17,21 @@ from kbn.statistics import Moments
 
 
 def along(values: Any, axis: int, rank: int) -> Any:
-    """A vector of one value per channel, shaped to broadcast along `axis` of a tensor of `rank` dimensions."""
+    """Values per channel, shaped to broadcast over a tensor of `rank` dimensions with its channels on `axis`.
+
+    Args:
+        values: (channels,), or (groups, channels), whose groups go to axis 0.
+    """
     shape = [1] * rank
     shape[axis] = -1
+    if len(values.shape) == 2:
+        shape[0], shape[axis] = -1, values.shape[1]
     return ops.reshape(values, shape)
 
 
-def reduction_axes(axis: int, rank: int) -> list[int]:
-    """All axes but `axis`, which may be negative."""
-    return [other for other in range(rank) if other != axis % rank]
+def reduction_axes(axis: int, rank: int, *, grouped: bool = False) -> list[int]:
+    """All axes but `axis`, which may be negative, and but the first where that holds groups."""
+    return [other for other in range(int(grouped), rank) if other != axis % rank]
 
 
 def statistics_dtype(dtype: Any) -> str:
@@ -56,44 +63,47 @@ def train(
     axis: int,
     *,
     pivot: bool = True,
-    synchronized: bool = False,
-    correction: Any = None,
+    grouped: bool = False,
+    synchronise: Callable[[Moments, Any], Moments] | None = None,
+    correction: Callable[[Moments], tuple[Any, Any]] | None = None,
 ) -> tuple[Any, Moments]:
     """`x` normalised with its own statistics, and these.
 
     Args:
         x: any float dtype, any rank; computed in float32 at least.
-        mask: None, or booleans of the rank of `x`, broadcastable to it; what they hide does not count, and is
-            normalised all the same where it is finite.
+        mask: None, or a mask as `statistics.align_mask` returns it; what it hides does not count, and is normalised all
+            the same where it is finite.
         gamma, beta: (channels,) or None.
         pivot: whether to subtract a pivot first.
-        synchronized: whether the statistics are those of all replicas.
-        correction: None, or a function from the moments (as returned) to batch renormalization's r and d, each
-            (channels,): then y = ((x - mean) / sqrt(variance + epsilon) * r + d) * gamma + beta, r and d without
-            gradient.
+        grouped: whether each index of the first axis of `x` has statistics of its own.
+        synchronise: None, or a function from this replica's moments of the differences from a pivot, and that pivot, to
+            those of all replicas.
+        correction: None, or a function from the moments (as returned) to batch renormalization's r and d, each of their
+            shape: then y = ((x - mean) / sqrt(variance + epsilon) * r + d) * gamma + beta, r and d without gradient.
 
     Returns:
-        y in the dtype computed in, and the moments, each (channels,).
+        y in the dtype computed in, and the moments, each (channels,) or (groups, channels).
     """
     rank = len(x.shape)
-    axes = reduction_axes(axis, rank)
+    axes = reduction_axes(axis, rank, grouped=grouped)
     x = ops.cast(x, statistics_dtype(x.dtype))
     if pivot:
         centre = statistics.pivot_of_batch(x, axes, mask)
     else:
-        centre = ops.zeros([1 if other in axes else size for other, size in enumerate(x.shape)], dtype=x.dtype)
+        kept = [1 if other in axes else size for other, size in enumerate(statistics.sizes(x))]
+        centre = ops.zeros(kept, dtype=x.dtype)
     if mask is not None:
         x = statistics.fill_hidden(x, mask, centre)
     if pivot:
         x = x - centre
     shifted = statistics.moments(x, axes, mask)
-    if synchronized:
-        shifted = statistics.synchronise(shifted, centre)
+    if synchronise is not None:
+        shifted = synchronise(shifted, centre)
 
-    count = shifted.count
-    if len(getattr(count, "shape", ())) > 0:
-        count = ops.reshape(count, [-1])
-    found = Moments(ops.reshape(centre + shifted.mean, [-1]), ops.reshape(shifted.variance, [-1]), count)
+    mean, variance, count = (
+        _vectors(part, axis, grouped) for part in (centre + shifted.mean, shifted.variance, shifted.count)
+    )
+    found = Moments(mean, variance, count)
     if correction is not None:
         # (xhat * r + d) * gamma + beta = xhat * (r * gamma) + (d * gamma + beta)
         r, d = (ops.stop_gradient(part) for part in correction(found))
@@ -111,3 +121,10 @@ def infer(x: Any, mean: Any, variance: Any, gamma: Any, beta: Any, epsilon: floa
         None if part is None else along(ops.cast(part, x.dtype), axis, rank) for part in (mean, variance, gamma, beta)
     )
     return apply(x, mean, variance, gamma, beta, epsilon)
+
+
+def _vectors(kept: Any, axis: int, grouped: bool) -> Any:
+    """A statistic without the axes that were reduced to size 1: (channels,), or (groups, channels); a scalar as it is."""
+    if len(getattr(kept, "shape", ())) == 0:
+        return kept
+    return ops.reshape(kept, [-1, kept.shape[axis]] if grouped else [-1])

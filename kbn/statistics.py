@@ -1,10 +1,11 @@
-"""Batch statistics: pivoted, masked and synchronised.
+"""Batch statistics: pivoted and masked.
 
-For one channel with n valid elements x_i and a pivot K, a constant close to their mean:
+For one channel with valid elements x_i of weights w_i (1, unless the mask says otherwise), n = sum(w_i), and a pivot K,
+a constant close to their mean:
 
     d_i      = x_i - K
-    mean     = K + sum(d_i) / n
-    variance = sum((d_i - mean(d))^2) / n
+    mean     = K + sum(w_i * d_i) / n
+    variance = sum(w_i * (d_i - mean(d))^2) / n
 
 The variance is the biased one of Ioffe and Szegedy (2015, https://arxiv.org/abs/1502.03167, Algorithm 1), in two
 passes. Batch normalization does not change when a constant is subtracted from x, so K costs no exactness, and it gains
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
 # A channel is pivoted where its mean is more than this many standard deviations from 0. Below, the rounding that a
@@ -26,8 +28,9 @@ OFF_CENTRE = 4.0
 class Moments(NamedTuple):
     """Mean and biased variance per channel, and the number of elements they were taken over.
 
-    `mean` and `variance` are tensors of one shape, float32 or float64. `count` is an int where it is known when the
-    graph is built, else a tensor: a scalar, or one value per channel where a mask differs between channels.
+    `mean` and `variance` are tensors of one shape, float32 or float64: (channels,), or (groups, channels) for ghost
+    batches. `count` is an int where it is known when the graph is built, else a tensor that broadcasts to them: one
+    value per group where the last is short, per channel where a mask differs between channels.
     """
 
     mean: Any
@@ -47,11 +50,15 @@ def element_count(x: Any, axes: Sequence[int]) -> Any:
 
 
 def align_mask(mask: Any, x: Any) -> Any:
-    """A boolean mask of the rank of `x`, broadcastable to it; a mask of one rank less covers all but the last axis.
+    """A mask of the rank of `x`, broadcastable to it; a mask of one rank less covers all but the last axis.
+
+    Booleans and integers become booleans; floats are weights, and become weights of at least 0 in the dtype that the
+    statistics of `x` are computed in. NaN hides its element, as 0 does.
 
     Raises:
         ValueError: if the mask has another rank.
     """
+    mask = ops.convert_to_tensor(mask)
     rank = len(x.shape)
     if len(mask.shape) == rank - 1:
         mask = ops.expand_dims(mask, -1)
@@ -60,7 +67,16 @@ def align_mask(mask: Any, x: Any) -> Any:
             "The mask must have the rank of the inputs or one dimension less. "
             f"Received: mask.shape={tuple(mask.shape)}, inputs.shape={tuple(x.shape)}"
         )
-    return ops.cast(mask, "bool")
+    dtype = keras.backend.standardize_dtype(mask.dtype)
+    if not keras.backend.is_float_dtype(dtype):
+        return ops.cast(mask, "bool")
+    mask = ops.cast(mask, keras.backend.result_type(x.dtype, "float32"))
+    return ops.where(mask > 0, mask, ops.zeros_like(mask))
+
+
+def is_valid(mask: Any) -> Any:
+    """Booleans: where an aligned mask lets an element count."""
+    return mask if keras.backend.standardize_dtype(mask.dtype) == "bool" else mask > 0
 
 
 def fill_hidden(x: Any, mask: Any, value: Any) -> Any:
@@ -69,35 +85,7 @@ def fill_hidden(x: Any, mask: Any, value: Any) -> Any:
     Replacing before any arithmetic, rather than zeroing a product after it, is what keeps NaN out of the gradients: 0 *
     NaN is NaN. What is masked and finite stays, and is normalised like everything else, as in Keras.
     """
-    return ops.where(ops.logical_or(mask, ops.isfinite(x)), x, ops.cast(value, x.dtype))
-
-
-def pivot_of_sample(sample: Any) -> Any:
-    """A pivot from a few rows of the batch: the cheap choice, for where the data should not be read once more.
-
-    Why rows of this batch, and not the moving mean: they are right from the first step and after any jump of the data.
-    Why several: the mean of m of n elements is never further than sqrt(n/m - 1) standard deviations from the mean of
-    all (a single one, sqrt(n - 1)), and typically sqrt(1/m) away.
-
-    Args:
-        sample: (rows, channels), any float dtype; may be empty.
-
-    Returns:
-        float32 of shape (channels,), without gradient; 0 where the sample is empty or not finite.
-    """
-    sample = ops.stop_gradient(ops.cast(sample, "float32"))
-    # Summing differences from the first row makes the pivot of a constant channel exactly that constant, and the
-    # channel's normalised value exactly 0. The sum over the slice is that row, or 0 when there is none.
-    first = ops.sum(sample[:1], axis=0)
-    pivot = first + ops.mean(sample - first, axis=0)
-    return ops.where(ops.isfinite(pivot), pivot, 0.0)
-
-
-def is_off_centre(sample: Any, pivot: Any, epsilon: float) -> Any:
-    """Whether the mean of each channel is so large that it needs its pivot, as far as the sample tells: (channels,)."""
-    sample = ops.stop_gradient(ops.cast(sample, "float32"))
-    variance = ops.mean(ops.square(sample - pivot), axis=0)
-    return ops.square(pivot) > OFF_CENTRE**2 * (variance + epsilon)
+    return ops.where(ops.logical_or(is_valid(mask), ops.isfinite(x)), x, ops.cast(value, x.dtype))
 
 
 def pivot_of_batch(x: Any, axes: Sequence[int], mask: Any) -> Any:
@@ -117,73 +105,25 @@ def moments(x: Any, axes: Sequence[int], mask: Any = None, with_variance: bool =
     Args:
         x: float32 or float64, any rank; already pivoted where that matters.
         axes: the axes to reduce.
-        mask: None, or booleans of the rank of `x`, broadcastable to it: True where an element counts.
+        mask: None, or a mask as `align_mask` returns it.
         with_variance: False leaves out the second pass; the variance is then the mean.
     """
+    axes = list(axes)
     if mask is None:
         count = element_count(x, axes)
         total = ops.sum(x, axes, keepdims=True)
         divisor = max(count, 1) if isinstance(count, int) else ops.maximum(ops.cast(count, x.dtype), 1)
     else:
+        valid, weights = is_valid(mask), ops.cast(mask, x.dtype)
         # The mask's own channel axis may have size 1; then one count serves all channels.
         shape = [size if axis in axes else mask.shape[axis] for axis, size in enumerate(sizes(x))]
-        count = ops.sum(ops.cast(ops.broadcast_to(mask, shape), x.dtype), axes, keepdims=True)
-        total = ops.sum(ops.where(mask, x, 0), axes, keepdims=True)
-        divisor = ops.maximum(count, 1)
+        count = ops.sum(ops.broadcast_to(weights, shape), axes, keepdims=True)
+        total = ops.sum(ops.where(valid, x, ops.zeros_like(x)) * weights, axes, keepdims=True)
+        divisor = ops.where(count > 0, count, ops.ones_like(count))
     mean = total / divisor
     if not with_variance:
         return Moments(mean, mean, count)
-    squares = ops.square(x - mean)
+    squares = ops.square(x - mean if mask is None else ops.where(valid, x - mean, ops.zeros_like(x)))
     if mask is not None:
-        squares = ops.where(mask, squares, 0)
+        squares = squares * weights
     return Moments(mean, ops.sum(squares, axes, keepdims=True) / divisor, count)
-
-
-def replica_count() -> int:
-    """How many replicas run this call together: 1 outside a `tf.distribute` strategy. TensorFlow only."""
-    import tensorflow as tf
-
-    context = tf.distribute.get_replica_context()
-    return 1 if context is None else int(context.num_replicas_in_sync)
-
-
-def synchronise(local: Moments, pivot: Any) -> Moments:
-    """The moments over all replicas of a `tf.distribute` strategy, each weighted by its count, in one all-reduce.
-
-    With mean_r = K_r + local mean and M2_r = n_r * variance_r for replica r:
-
-        N        = sum(n_r)
-        mean     = sum(n_r * mean_r) / N
-        variance = (sum(M2_r) + sum(n_r * mean_r^2) - N * mean^2) / N
-
-    The last two terms cancel, so they are formed in float64: the square of a float32 fits it without rounding, and
-    these are vectors, not the data. A pivot that all replicas share would do as well, but on the first step there is
-    none: each knows only its own batch, and agreeing on one would be a second all-reduce. Differentiable; the identity
-    outside a strategy.
-
-    Args:
-        local: moments of this replica's differences from its own `pivot`, axes kept.
-        pivot: this replica's pivot, axes kept.
-
-    Returns:
-        The global moments, the mean again as a difference from this replica's `pivot`.
-    """
-    import tensorflow as tf
-
-    if replica_count() == 1:
-        return local
-    context = tf.distribute.get_replica_context()
-    dtype = local.mean.dtype
-    shift = tf.cast(pivot, tf.float64)
-    mean = shift + tf.cast(local.mean, tf.float64)
-    count = tf.broadcast_to(tf.cast(local.count, tf.float64), tf.shape(mean))
-    m2 = count * tf.cast(local.variance, tf.float64)
-    stacked = tf.stack([count, count * mean, count * tf.square(mean), m2])
-    total, first, second, m2 = tf.unstack(context.all_reduce(tf.distribute.ReduceOp.SUM, stacked))
-    divisor = tf.maximum(total, 1.0)
-    mean = first / divisor
-    # Rounding may leave the between-replicas part just below 0 when the replicas agree.
-    between = tf.maximum(second - first * mean, 0.0)
-    # A replica set without a single valid element has mean 0; seen from the pivot that must read 0 too, not -K.
-    offset = tf.where(total > 0, mean - shift, 0.0)
-    return Moments(tf.cast(offset, dtype), tf.cast((m2 + between) / divisor, dtype), total)

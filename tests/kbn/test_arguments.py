@@ -8,8 +8,17 @@ import kbn
 from kbn import arguments
 
 
-@pytest.mark.parametrize("name", ["momentum", "renorm_momentum"])
-@pytest.mark.parametrize("value", [1.5, -0.1, float("nan"), "0.9", None, True])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            (name, value)
+            for name in ("momentum", "renorm_momentum")
+            for value in (1.5, -0.1, float("nan"), "0.9", True)
+        ),
+        ("renorm_momentum", None),
+    ],
+)
 def test_momentum_is_a_fraction(name, value):
     with pytest.raises(ValueError, match=rf"`{name}` must be a number from 0 to 1\. Received: {name}="):
         kbn.BatchNormalization(**{name: value})
@@ -54,3 +63,35 @@ def test_clone_of_a_random_initializer_has_its_own_seed():
     assert copy is not original
     assert not np.array_equal(copy((5,)), original((5,)))
     assert arguments.clone("zeros") == "zeros"
+
+
+@pytest.mark.parametrize("value", [0, -3, 2.0, "8", True])
+def test_virtual_batch_size_is_a_positive_integer(value):
+    with pytest.raises(
+        ValueError, match=r"`virtual_batch_size` must be a positive integer or None\. Received: virtual"
+    ):
+        kbn.BatchNormalization(virtual_batch_size=value)
+
+
+@pytest.mark.parametrize("value", ["all", True, 0])
+def test_freeze_is_one_of_three(value):
+    with pytest.raises(ValueError, match=r"`freeze` must be None or 'statistics' or 'inference'\. Received: freeze="):
+        kbn.BatchNormalization(freeze=value)
+
+
+def test_ghost_batches_and_synchronisation_contradict_each_other():
+    with pytest.raises(ValueError, match=r"contradict each other.*synchronized=True, virtual_batch_size=4"):
+        kbn.BatchNormalization(synchronized=True, virtual_batch_size=4)
+
+
+def test_ghost_batches_need_the_first_axis():
+    with pytest.raises(ValueError, match=r"axis=0, virtual_batch_size=4"):
+        kbn.BatchNormalization(axis=0, virtual_batch_size=4).build((8, 3))
+
+
+def test_an_exponential_average_does_not_become_a_cumulative_one():
+    layer = kbn.BatchNormalization()
+    layer.momentum = None
+    layer.build((None, 3))
+    with pytest.raises(ValueError, match=r"momentum=0\.9 after momentum=None"):
+        layer.momentum = 0.9
