@@ -12,8 +12,9 @@ The debiased one is that of Kingma and Ba (2015, https://arxiv.org/abs/1412.6980
 division where it is used, so that the weights always hold what inference takes. 1 - momentum^t, or t, is kept as a
 weight of the layer, and as a sum, so that it stays true when the momentum changes on the way.
 
-A batch that is empty, masked out altogether, or whose statistics are not finite leaves every average as it was.
-Otherwise one bad batch would spoil them for good: no number of clean batches averages a NaN away.
+A batch whose statistics are not finite leaves every average as it was. Otherwise one bad batch would spoil them for
+good: no number of clean batches averages a NaN away. So does one that is empty or masked out altogether, and one of a
+single element per channel, whose variance is 0 and tells nothing.
 """
 
 from typing import Any
@@ -31,9 +32,14 @@ def usable(moments: Moments) -> Any:
     """
     # No variance is negative, so an infinite one cancels no infinite mean without leaving NaN.
     finite = ops.all(ops.isfinite(moments.mean + moments.variance))
-    if isinstance(moments.count, int) and moments.count > 0:
-        return finite
-    return ops.logical_and(finite, ops.greater(moments.count, 0))
+    return ops.logical_and(finite, _tell_the_variance(moments))
+
+
+def _tell_the_variance(moments: Moments) -> Any:
+    """Whether there is more than one element: a bool, or booleans. A sum of weights may be 1 for several elements."""
+    if isinstance(moments.count, int):
+        return moments.count > 1
+    return ops.logical_or(moments.count > 1, moments.variance > 0)
 
 
 def unbiased(moments: Moments) -> Moments:
@@ -57,6 +63,7 @@ def mean_of_groups(moments: Moments) -> Moments:
         mean, variance = (ops.mean(part, 0) for part in moments[:2])
         return Moments(mean, variance, moments.count * groups)
     count = ops.cast(moments.count, moments.mean.dtype)
+    count = ops.where(_tell_the_variance(moments), count, ops.zeros_like(count))
     total = ops.sum(count, 0)
     divisor = ops.where(total > 0, total, ops.ones_like(total))
     mean, variance = (ops.sum(part * count, 0) / divisor for part in moments[:2])

@@ -37,7 +37,8 @@ class BatchNormalization(keras.layers.Layer):
 
     With `training=False` (the default), and whenever `trainable` is False, they are the averages, and nothing changes.
 
-    A batch that is empty, fully masked or not finite changes no average; `skipped_batches` counts them.
+    A batch that is empty, fully masked, not finite, or of one element per channel changes no average; `skipped_batches`
+    counts them.
 
     Args:
         axis: The channel axis, an integer or a list of one (as tf.keras 2 saved it).
@@ -176,7 +177,7 @@ class BatchNormalization(keras.layers.Layer):
     @freeze.setter
     def freeze(self, value: str | None) -> None:
         self._freeze = arguments.choice("freeze", value, (None, "statistics", "inference"))
-        self.trainable = self._wants_training
+        self._mark_trainable()
 
     @property
     def trainable(self) -> bool:
@@ -186,11 +187,15 @@ class BatchNormalization(keras.layers.Layer):
     @trainable.setter
     def trainable(self, value: bool) -> None:
         self._wants_training = bool(value)
+        self._mark_trainable()
+
+    def _mark_trainable(self) -> None:
+        # Not an assignment to `self.trainable`: Keras' layers on TensorFlow pass over one of the value that is there.
         keras.layers.Layer.trainable.fset(self, self._wants_training and self._freeze != "inference")
 
     @property
     def skipped_batches(self) -> int:
-        """How many training batches were empty, fully masked or not finite, and so changed no average."""
+        """How many training batches were empty, fully masked, not finite or of one element, and changed no average."""
         return 0 if self._unsaved is None else int(ops.convert_to_numpy(self._unsaved.skipped))
 
     @property
@@ -252,7 +257,7 @@ class BatchNormalization(keras.layers.Layer):
         if self._averages_are_weighted:
             self.moving_weight = self.add_weight(name="moving_weight", initializer="zeros", **state)
         self._unsaved = averages.Unsaved(self._momentum, common["dtype"])
-        self.trainable = self._wants_training  # now that there are weights to mark
+        self._mark_trainable()
         self.input_spec = keras.layers.InputSpec(ndim=rank, axes={self.axis: channels})
 
     def compute_output_shape(self, input_shape: Any) -> Any:

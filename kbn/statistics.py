@@ -116,7 +116,8 @@ def moments(x: Any, axes: Sequence[int], mask: Any = None, with_variance: bool =
     else:
         valid, weights = is_valid(mask), ops.cast(mask, x.dtype)
         # The mask's own channel axis may have size 1; then one count serves all channels.
-        shape = [size if axis in axes else mask.shape[axis] for axis, size in enumerate(sizes(x))]
+        both = zip(sizes(x), sizes(mask), strict=True)
+        shape = [of_x if axis in axes else of_mask for axis, (of_x, of_mask) in enumerate(both)]
         count = ops.sum(ops.broadcast_to(weights, shape), axes, keepdims=True)
         total = ops.sum(ops.where(valid, x, ops.zeros_like(x)) * weights, axes, keepdims=True)
         divisor = ops.where(count > 0, count, ops.ones_like(count))

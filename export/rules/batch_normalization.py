@@ -20,9 +20,9 @@ from keras import layers
 from numpy.typing import NDArray
 
 from kbn.batch_normalization import BatchNormalization
+from kbn.conversion import keras_config
 
 from ..affine import Affine
-from ..portable import keras_arguments
 from .rule import Absorbed, LayerSpec, Refusal, Rule, Weights, refuse_axis
 
 
@@ -77,4 +77,4 @@ class BatchNormalizationRule(Rule):
         )
 
     def portable(self, layer: LayerSpec) -> LayerSpec:
-        return replace(layer, type=layers.BatchNormalization, config=keras_arguments(layer.config))
+        return replace(layer, type=layers.BatchNormalization, config=keras_config(layer.config))

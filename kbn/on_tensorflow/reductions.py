@@ -131,8 +131,8 @@ def _gradient(dy: Any, d: Any, gamma: Any, mean: Any, variance: Any, epsilon: fl
     def gradients(dy: Any, d: Any, gamma: Any) -> Any:
         if onednn.available() and not layout.compiled_by_xla():
             # The kernel's operation has no gradient registered, and needs none: that is `second_order`.
-            constants = [tf.stop_gradient(each) for each in (dy, d, gamma, mean, variance)]
-            found = onednn.gradient(*constants, epsilon=epsilon)
+            dy_, d_, gamma_, mean_, variance_ = map(tf.stop_gradient, (dy, d, gamma, mean, variance))
+            found = onednn.gradient(dy_, d_, gamma_, mean_, variance_, epsilon)
         else:
             found = _formulas(dy, d, gamma, mean, variance, epsilon, n)
 
