@@ -1,16 +1,15 @@
-"""kbn.BatchNormalization beside Keras' own: time of a training step of the layer alone, and the error at a large mean.
+"""kbn.BatchNormalization beside Keras' own and TensorFlow's bare kernel: time and error of the layer alone.
 
-    python benchmarks/layer_step.py [--rounds 40]
+    python benchmarks/layer_step.py [--rounds 40] [--xla] [--only training|inference|errors]
 
-Inputs are centred, or have a mean of 50 deviations, where kbn makes one more pass over them to subtract a pivot. A step is
-forward and backward in one `tf.function` on the CPU, without XLA. The layers take turns in one process, so that whatever else
-the machine does falls on both; the ratio is taken within each turn, and its quartiles are given. The error is the largest
-|y - truth|, with the truth in float64.
+A training step is forward and backward in one `tf.function`, without XLA unless asked for, on data that is centred, or
+has a mean of 50 deviations, where kbn makes one more pass over it to subtract a pivot. The bare kernel is
+`FusedBatchNormV3`, without pivot, moving averages or guards. The ratios are Keras' time over that of the other. The error
+is the largest |y - truth| at mean 1e4, deviation 1, with the truth in float64.
 """
 
 import argparse
 import os
-import time
 
 from kbn.export.quiet import import_quietly
 
@@ -20,8 +19,7 @@ import_quietly("tensorflow")
 import keras
 import numpy as np
 import tensorflow as tf
-from rich.console import Console
-from rich.table import Table
+from alternating import RatioTable, console, quartiles, shown
 
 import kbn
 
@@ -35,75 +33,108 @@ SHAPES = [
     (32, 512, 64),
     (4, 16, 28, 28, 32),
 ]
+# Channel axis, shape, dtype.
+TO_INFER = [
+    *((-1, shape, "float32") for shape in SHAPES),
+    (1, (32, 256, 28, 28), "float32"),
+    (1, (8, 32, 112, 112), "float32"),
+    (-1, (32, 28, 28, 64), "bfloat16"),
+    (-1, (32, 28, 28, 64), "float64"),
+    (-1, (128, 64), "float32"),
+]
 
 
-def training_step(layer_type, shape, mean):
+def data(shape, mean, dtype="float32"):
+    return tf.constant(np.random.default_rng(0).normal(mean, 1, shape), dtype)
+
+
+def bare_kernel(x, gamma, beta):
+    packed = x if x.shape.rank == 4 else tf.reshape(x, [x.shape[0], -1, 1, x.shape[-1]])
+    y, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=packed, scale=gamma, offset=beta, mean=[], variance=[], epsilon=1e-3, is_training=True
+    )
+    return tf.reshape(y, x.shape)
+
+
+def training_step(way, shape, mean, xla):
     """A function of no arguments that runs one step on fixed data."""
-    layer = layer_type()
-    layer.build(shape)
-    random = np.random.default_rng(0)
-    x, upstream = (tf.constant(random.normal(mean, 1, shape), tf.float32) for mean in (mean, 0))
+    x, upstream = data(shape, mean), data(shape, 0)
+    if way in LAYERS:
+        layer = LAYERS[way]()
+        layer.build(shape)
+        gamma, beta = layer.gamma.value, layer.beta.value
+    else:
+        gamma, beta = tf.Variable(tf.ones(shape[-1:])), tf.Variable(tf.zeros(shape[-1:]))
 
-    @tf.function
+    @tf.function(jit_compile=xla)
     def step(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = layer(x, training=True)
-        return tape.gradient(y, [x, layer.gamma, layer.beta], output_gradients=upstream)
+            y = layer(x, training=True) if way in LAYERS else bare_kernel(x, gamma, beta)
+        return tape.gradient(y, [x, gamma, beta], output_gradients=upstream)
 
     return lambda: [gradient.numpy() for gradient in step(x)[1:]]
 
 
-def time_ratios(shape, mean, rounds):
-    """Keras' time over kbn's, one ratio per round."""
-    steps = {name: training_step(layer_type, shape, mean) for name, layer_type in LAYERS.items()}
-    for step in steps.values():
-        for _ in range(3):
-            step()
-    ratios = []
-    for _ in range(rounds):
-        spent = {}
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            spent[name] = time.perf_counter() - start
-        ratios.append(spent["Keras"] / spent["kbn"])
-    return ratios
+def inference(way, axis, shape, dtype, mean, xla):
+    layer = LAYERS[way](axis=axis, dtype=dtype)
+    layer.build(shape)
+    layer.moving_mean.assign(tf.fill(layer.moving_mean.shape, float(mean)))
+    x = data(shape, mean, dtype)
+    call = tf.function(lambda x: layer(x, training=False), jit_compile=xla)
+    return lambda: call(x)
 
 
-def error_at_large_mean(layer_type, shape):
-    x = np.random.default_rng(1).normal(1e4, 1, shape).astype("float32")
-    exact = x.astype("float64")
-    truth = (exact - exact.mean((0, 1, 2))) / np.sqrt(exact.var((0, 1, 2)) + 1e-3)
-    return np.abs(layer_type()(x, training=True).numpy() - truth).max()
+def show_training(rounds, xla):
+    ways = ["Keras", "kbn", "bare kernel"]
+    table = RatioTable(
+        "Training step: Keras' time over that of",
+        ["kbn, centred", "bare kernel, centred", "kbn, mean 50", "bare kernel, mean 50"],
+    )
+    for shape in SHAPES:
+        cells = []
+        for mean in (0, 50):
+            found = quartiles({way: training_step(way, shape, mean, xla) for way in ways}, "Keras", rounds)
+            cells += [found["kbn"], found["bare kernel"]]
+        table.add(shown(shape), cells)
+    table.show()
+
+
+def show_inference(rounds, xla):
+    table = RatioTable("Inference: Keras' time over kbn's", ["centred", "mean 50"])
+    for axis, shape, dtype in TO_INFER:
+        cells = [
+            quartiles({way: inference(way, axis, shape, dtype, mean, xla) for way in LAYERS}, "Keras", rounds)["kbn"]
+            for mean in (0, 50)
+        ]
+        table.add(f"{shown(shape)}, axis {axis}, {dtype}", cells)
+    table.show()
+
+
+def show_errors():
+    console.print("Largest error at mean 1e4, deviation 1")
+    for shape in SHAPES:
+        x = np.random.default_rng(1).normal(1e4, 1, shape).astype("float32")
+        axes = tuple(range(len(shape) - 1))
+        truth = x - x.mean(axes, dtype="float64")
+        truth /= np.sqrt((truth**2).mean(axes) + 1e-3)
+        errors = {name: np.abs(layer()(x, training=True) - truth).max() for name, layer in LAYERS.items()}
+        each = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
+        console.print(f"  {shown(shape)}: {each}; Keras' is {errors['Keras'] / errors['kbn']:.0f} times as large")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=40)
-    rounds = parser.parse_args().rounds
-    table = Table(title="Training step of the layer alone: Keras' time over kbn's", title_justify="left", box=None)
-    for head in ("shape", "centred", "quartiles", "mean 50", "quartiles"):
-        table.add_column(head, justify="right" if head != "shape" else "left")
-    medians = []
-    for shape in SHAPES:
-        cells = []
-        for mean in (0, 50):
-            low, median, high = np.percentile(time_ratios(shape, mean, rounds), (25, 50, 75))
-            cells += [f"{median:.2f}", f"{low:.2f} to {high:.2f}"]
-            medians.append(median)
-        table.add_row(" x ".join(map(str, shape)), *cells)
-    centred, far = (np.exp(np.mean(np.log(medians[start::2]))) for start in (0, 1))
-    table.add_row("geometric mean", f"{centred:.2f}", "", f"{far:.2f}", "")
-    console = Console(width=110)
-    console.print(table)
-    console.print("\nLargest error at mean 1e4, deviation 1:")
-    for shape in ((16, 12, 12, 8), (32, 28, 28, 64)):
-        errors = {name: error_at_large_mean(layer_type, shape) for name, layer_type in LAYERS.items()}
-        shown = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
-        console.print(
-            f"  {' x '.join(map(str, shape))}: {shown}; Keras' is {errors['Keras'] / errors['kbn']:.0f} times as large"
-        )
+    parser.add_argument("--xla", action="store_true")
+    parser.add_argument("--only", choices=["training", "inference", "errors"])
+    options = parser.parse_args()
+    if options.only in (None, "training"):
+        show_training(options.rounds, options.xla)
+    if options.only in (None, "inference"):
+        show_inference(options.rounds, options.xla)
+    if options.only in (None, "errors"):
+        show_errors()
 
 
 if __name__ == "__main__":

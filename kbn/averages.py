@@ -19,7 +19,6 @@ single element per channel, whose variance is 0 and tells nothing.
 
 from typing import Any
 
-import keras
 from keras import ops
 
 from kbn.statistics import Moments
@@ -86,35 +85,3 @@ def follow(average: Any, batch: Any, keep: Any, rate: Any, where: Any) -> Any:
     """The next value of `average`, a tensor: moved towards `batch` where `where` holds, else unchanged."""
     moved = average * keep + ops.cast(batch, average.dtype) * rate
     return ops.where(where, moved, average)
-
-
-class Unsaved:
-    """State of a layer that is no weight: it is not saved, and Keras' layer has no place for it.
-
-    A plain object, so that Keras does not track what it holds.
-    """
-
-    def __init__(self, momentum: float | None, dtype: str) -> None:
-        common = {"trainable": False, "autocast": False}
-        self._momentum = None
-        if momentum is not None:
-            self._momentum = keras.Variable(momentum, dtype=dtype, name="momentum", **common)
-        self.skipped = keras.Variable(0, dtype="int32", name="skipped_batches", **common)
-
-    @property
-    def variables(self) -> list[Any]:
-        return [self.skipped] if self._momentum is None else [self._momentum, self.skipped]
-
-    def set_momentum(self, value: float | None) -> None:
-        if self._momentum is not None:
-            self._momentum.assign(value)
-
-    def momentum_now(self) -> Any:
-        """The momentum as a scalar tensor, or None where there is none."""
-        return None if self._momentum is None else ops.convert_to_tensor(self._momentum)
-
-    def count_skipped(self, usable: Any) -> None:
-        """Counts a batch of which no channel is usable."""
-        any_usable = ops.any(usable) if len(usable.shape) else usable
-        skipped = ops.cast(ops.logical_not(any_usable), "int32")
-        self.skipped.assign(ops.convert_to_tensor(self.skipped) + skipped)

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import constraints, initializers, ops, regularizers
 
-from kbn import arguments, averages, ghost, normalize, renorm, statistics
+from kbn import arguments, ghost, normalize, renorm, statistics, updating
 from kbn.statistics import Moments
 
 # TensorFlow is imported only where it is Keras' backend, and so already is.
@@ -117,7 +117,7 @@ class BatchNormalization(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self._unsaved: Any = None  # averages.Unsaved, once built
+        self._unsaved: Any = None  # updating.Unsaved, once built
         self.axis = arguments.single_axis(axis)
         self._momentum = arguments.fraction_or_none("momentum", momentum)
         self.epsilon = arguments.non_negative("epsilon", epsilon)
@@ -256,7 +256,7 @@ class BatchNormalization(keras.layers.Layer):
             self.renorm_stddev = self.add_weight(name="renorm_stddev", initializer=stddev, **state)
         if self._averages_are_weighted:
             self.moving_weight = self.add_weight(name="moving_weight", initializer="zeros", **state)
-        self._unsaved = averages.Unsaved(self._momentum, common["dtype"])
+        self._unsaved = updating.Unsaved(self._momentum, common["dtype"])
         self._mark_trainable()
         self.input_spec = keras.layers.InputSpec(ndim=rank, axes={self.axis: channels})
 
@@ -273,7 +273,7 @@ class BatchNormalization(keras.layers.Layer):
             mask = statistics.align_mask(mask, inputs)
         if training and self.trainable and self.freeze is None:
             outputs, moments = self._train(inputs, mask)
-            self._update_averages(moments)
+            updating.update(self, moments, _replicas)
         else:
             outputs = self._infer(inputs, mask)
         return ops.cast(outputs, self.compute_dtype)
@@ -283,7 +283,8 @@ class BatchNormalization(keras.layers.Layer):
         size = self.virtual_batch_size
         if isinstance(batch, int) and size is not None and batch <= size:
             size = None
-        synchronise = _replicas.synchronise if self.synchronized and self._replica_count() > 1 else None
+        spans = self.synchronized and _replicas.replica_count() > 1
+        synchronise = _replicas.synchronise if spans else None
         gamma, beta, epsilon, axis = self.gamma, self.beta, self.epsilon, self.axis
         plain = mask is None and size is None and not self.renorm and synchronise is None
         if plain and _engine is not None and _engine.trains(x):
@@ -309,59 +310,12 @@ class BatchNormalization(keras.layers.Layer):
             x, self.moving_mean, self.moving_variance, self.gamma, self.beta, self.epsilon, axis=self.axis
         )
 
-    def _replica_count(self) -> int:
-        return 1 if _replicas is None else _replicas.replica_count()
-
     def _renorm_correction(self, batch: Moments) -> tuple[Any, Any]:
         return renorm.correction(batch, self.renorm_mean, self.renorm_stddev, self.epsilon, self.renorm_clipping or {})
-
-    def _update_averages(self, moments: Moments) -> None:
-        batch, usable = self._of_all(moments)
-        shown = self._of_all(averages.unbiased(moments))[0] if self.unbiased else batch
-        self._unsaved.count_skipped(usable)
-        keep, rate = self._rate(usable)
-
-        def update(average: Any, value: Any, keep: Any = keep, rate: Any = rate) -> Any:
-            new = averages.follow(ops.convert_to_tensor(average), value, keep, rate, usable)
-            average.assign(new)
-            return new
-
-        update(self.moving_mean, shown.mean)
-        if not self.renorm:
-            update(self.moving_variance, shown.variance)
-            return
-        renorm_rate = 1.0 - self.renorm_momentum
-        update(self.renorm_mean, batch.mean, self.renorm_momentum, renorm_rate)
-        update(self.renorm_stddev, ops.sqrt(batch.variance + self.epsilon), self.renorm_momentum, renorm_rate)
-        stddev = update(self.moving_stddev, ops.sqrt(shown.variance + self.epsilon))
-        # Rounding may take the square just below epsilon.
-        variance = ops.maximum(ops.square(stddev) - self.epsilon, 0.0)
-        self.moving_variance.assign(ops.where(usable, variance, ops.convert_to_tensor(self.moving_variance)))
-
-    def _of_all(self, moments: Moments) -> tuple[Moments, Any]:
-        """What the averages follow, over ghost batches and replicas, each (channels,); and whether they may."""
-        if len(moments.mean.shape) == 2:
-            moments = averages.mean_of_groups(moments)
-        usable = averages.usable(moments)
-        if self._replica_count() > 1 and not self.synchronized:
-            moments = _replicas.mean_of(moments, usable)
-            usable = averages.usable(moments)
-        return moments, usable
 
     @property
     def _averages_are_weighted(self) -> bool:
         return self.debias or self._momentum is None
-
-    def _rate(self, usable: Any) -> tuple[Any, Any]:
-        """How much of the average stays at this step, and how much of the batch is added."""
-        momentum = self._unsaved.momentum_now()
-        if not self._averages_are_weighted:
-            return momentum, 1.0 - momentum
-        weight = ops.convert_to_tensor(self.moving_weight)
-        after = averages.weight_after(weight, momentum)
-        self.moving_weight.assign(ops.where(usable, after, weight))
-        rate = averages.rate_of_weighted(after, momentum)
-        return 1.0 - rate, rate
 
     def get_config(self) -> dict[str, Any]:
         """Every argument; those that Keras' layer does not have only where they are not the default.
