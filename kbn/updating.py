@@ -71,11 +71,13 @@ class Unsaved:
     """
 
     def __init__(self, momentum: float | None, dtype: str) -> None:
-        common = {"trainable": False, "autocast": False}
+        # Of initializers and shapes, not of values: Keras may build a layer where no value can be made yet.
+        common: dict[str, Any] = {"shape": (), "trainable": False, "autocast": False}
         self._momentum = None
         if momentum is not None:
-            self._momentum = keras.Variable(momentum, dtype=dtype, name="momentum", **common)
-        self.skipped = keras.Variable(0, dtype="int32", name="skipped_batches", **common)
+            start = keras.initializers.Constant(momentum)
+            self._momentum = keras.Variable(start, dtype=dtype, name="momentum", **common)
+        self.skipped = keras.Variable("zeros", dtype="int32", name="skipped_batches", **common)
 
     @property
     def variables(self) -> list[Any]:

@@ -1,6 +1,6 @@
 """One battery for every Keras backend: run in a process of its own, it saves the numbers that the tests compare.
 
-    KERAS_BACKEND=jax python tests/helpers/backend_battery.py given.npz found.npz
+KERAS_BACKEND=jax python tests/helpers/backend_battery.py given.npz found.npz
 """
 
 import os

@@ -380,6 +380,31 @@ def test_fit_learns_the_statistics_of_the_data(jit, rng):
     assert np.allclose(model.layers[0].moving_variance, x.var(0, dtype="float64"), rtol=1e-2)
 
 
+class Subclassed(keras.Model):
+    """As most people write them: nothing but `call` says how it is built."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = [keras.layers.Dense(5), kbn.BatchNormalization(momentum=0.0), keras.layers.Dense(1)]
+
+    def call(self, x, training=None):
+        for layer in self.inner:
+            x = layer(x, training=training) if isinstance(layer, kbn.BatchNormalization) else layer(x)
+        return x
+
+
+@pytest.mark.parametrize("way", ["fit", "call"])
+def test_a_subclassed_model_builds_the_layer(way, rng):
+    """Where Keras builds a model by tracing its call, no variable can be given a value."""
+    x, model = rng.normal(size=(16, 3)).astype("float32"), Subclassed()
+    model.compile("sgd", "mse", run_eagerly=way == "call")
+    if way == "call":
+        model(x)
+    model.fit(x, np.zeros((16, 1)), verbose=0)
+    assert np.any(model.inner[1].moving_mean != 0)
+    assert model.inner[1].skipped_batches == 0
+
+
 # --- configs and files
 
 EVERY_ARGUMENT = {

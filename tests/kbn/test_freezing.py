@@ -84,7 +84,9 @@ def test_inference_mode_outlasts_the_unfreezing_of_a_model(rng):
     model.trainable = False
     model.trainable = True
     assert not layer.trainable
-    assert [id(variable) for variable in model.trainable_variables] == [id(weight) for weight in other.trainable_weights]
+    assert [id(variable) for variable in model.trainable_variables] == [
+        id(weight) for weight in other.trainable_weights
+    ]
     layer.freeze = None
     assert layer.trainable
     assert len(model.trainable_variables) == 4
