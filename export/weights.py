@@ -11,6 +11,7 @@ from .wording import quote
 if TYPE_CHECKING:
     import keras
 
+_TRAINING_ALONE = "moving_weight"  # how much data the averages of a kbn layer hold
 _NUMBER = re.compile(r"_\d+$")  # which Keras gives to a variable that a layer did not name
 
 
@@ -59,12 +60,14 @@ def _values(weight: Any) -> "np.ndarray[Any, Any]":
 def copy_variables(source: "keras.Layer", target: "keras.Layer") -> None:
     """Assigns each variable of one layer or model to its counterpart in another of the same configuration.
 
-    Raises ValueError where they do not hold the same variables in the same order.
+    What kbn's normalization has for training alone, and Keras' has no place for, is left out. Raises ValueError where
+    they do not hold the same variables in the same order.
     """
-    found, made = ([(_NUMBER.sub("", v.name), tuple(v.shape)) for v in each.variables] for each in (source, target))
+    olds, news = ([v for v in each.variables if v.name != _TRAINING_ALONE] for each in (source, target))
+    found, made = ([(_NUMBER.sub("", v.name), tuple(v.shape)) for v in each] for each in (olds, news))
     if found != made:
         raise ValueError("it builds other weights than it holds")
-    for old, new in zip(source.variables, target.variables, strict=True):
+    for old, new in zip(olds, news, strict=True):
         new.assign(old)
     _finish_loading(target)
 

@@ -14,10 +14,16 @@ from kbn._version import __version__
 
 if TYPE_CHECKING:
     from kbn.batch_normalization import BatchNormalization
+    from kbn.conversion import convert_model
+    from kbn.recalibration import recalibrate
 
-__all__ = ["BatchNormalization", "__version__"]
+__all__ = ["BatchNormalization", "__version__", "convert_model", "recalibrate"]
 
-_HOME = {"BatchNormalization": "kbn.batch_normalization"}
+_HOME = {
+    "BatchNormalization": "kbn.batch_normalization",
+    "convert_model": "kbn.conversion",
+    "recalibrate": "kbn.recalibration",
+}
 
 
 def __getattr__(name: str) -> Any:

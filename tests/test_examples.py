@@ -56,5 +56,14 @@ def test_a_model_of_keras_applications_is_exported(tmp_path):
     assert (tmp_path / "MobileNetV2.onnx").is_file()
 
 
-def test_the_benchmark_runs(tmp_path):
-    assert "geometric mean" in run("benchmarks/layer_step.py", "--rounds", 2, cwd=tmp_path)
+def test_recalibration_closes_the_gap_of_a_cold_start(tmp_path):
+    shown = run("examples/cold_start.py", cwd=tmp_path)
+    theirs, converted, recalibrated, undone, debiased, cumulative = map(float, re.findall(r"([\d.]+) %", shown))
+    assert theirs == converted == undone
+    assert min(recalibrated, debiased, cumulative) > max(93, theirs + 5)
+
+
+def test_the_benchmarks_run(tmp_path):
+    assert "geometric mean" in run("benchmarks/layer_step.py", "--rounds", 1, "--only", "training", cwd=tmp_path)
+    assert "times as large" in run("benchmarks/layer_step.py", "--only", "errors", cwd=tmp_path)
+    assert "batch 128" in run("benchmarks/resnet20.py", "--rounds", 1, cwd=tmp_path)

@@ -652,3 +652,33 @@ def test_weights_that_a_layer_did_not_name_are_copied():
     folded, report = fold(model)
     assert decisions(report) == {"bn": ("folded", ("taker",))}
     assert_same_function(model, folded)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"momentum": None},
+        {"debias": True, "renorm": True},
+        {"virtual_batch_size": 4, "unbiased": True},
+        {"freeze": "inference"},
+        {"freeze": "statistics", "pivot": False},
+    ],
+)
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_kbn_alone_can_do_in_training_changes_no_fold(arguments, kept, tmp_path):
+    """Also where the normalization stays, as behind an activation, and where the file is checked."""
+    rng = np.random.default_rng(8)
+    inputs = keras.Input((6, 6, 3))
+    x = keras.layers.Conv2D(4, 3, activation="relu" if kept else None)(inputs)
+    model = keras.Model(inputs, kbn.BatchNormalization(**arguments)(x))
+    layer = model.layers[-1]
+    for weight in layer.weights:
+        weight.assign(
+            rng.uniform(0.5, 2.0, 4) * rng.choice([-1.0, 1.0], 4) ** (weight.name in ("gamma", "moving_mean"))
+        )
+    x = rng.normal(size=(5, 6, 6, 3)).astype("float32")
+    folded, report = fold(model)
+    assert [row.decision for row in report.rows] == ["kept" if kept else "folded"]
+    assert np.allclose(folded(x), model(x), atol=1e-5)
+    report = kbn.export.export(model, tmp_path / "model.onnx")
+    assert report.check.passed

@@ -82,7 +82,7 @@ def test_what_trains(x, expected):
     assert engine.trains(x) is expected
 
 
-@pytest.mark.parametrize("offset", [0.0, 3.0, 1e4])
+@pytest.mark.parametrize("offset", [0.0, 3.0, 500.0, 1e4])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("scale", "center"), [(True, True), (False, True), (True, False), (False, False)])
 @pytest.mark.parametrize(("shape", "axis"), [((64, 5, 40, 40), 1), ((512, 300, 5), -1)])
