@@ -11,7 +11,6 @@ from .wording import quote
 if TYPE_CHECKING:
     import keras
 
-_TRAINING_ALONE = "moving_weight"  # how much data the averages of a kbn layer hold
 _NUMBER = re.compile(r"_\d+$")  # which Keras gives to a variable that a layer did not name
 
 
@@ -63,13 +62,22 @@ def copy_variables(source: "keras.Layer", target: "keras.Layer") -> None:
     What kbn's normalization has for training alone, and Keras' has no place for, is left out. Raises ValueError where
     they do not hold the same variables in the same order.
     """
-    olds, news = ([v for v in each.variables if v.name != _TRAINING_ALONE] for each in (source, target))
+    olds, news = (_for_inference(each) for each in (source, target))
     found, made = ([(_NUMBER.sub("", v.name), tuple(v.shape)) for v in each] for each in (olds, news))
     if found != made:
         raise ValueError("it builds other weights than it holds")
     for old, new in zip(olds, news, strict=True):
         new.assign(old)
     _finish_loading(target)
+
+
+def _for_inference(layer: "keras.Layer") -> list[Any]:
+    """The variables, but for those that say how much data the averages of a kbn layer hold."""
+    from kbn.batch_normalization import BatchNormalization
+
+    normalizations = (each for each in layer._flatten_layers() if isinstance(each, BatchNormalization))
+    left_out = {id(getattr(each, "moving_weight", None)) for each in normalizations}
+    return [variable for variable in layer.variables if id(variable) not in left_out]
 
 
 def _finish_loading(layer: "keras.Layer") -> None:

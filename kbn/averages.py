@@ -42,12 +42,16 @@ def _tell_the_variance(moments: Moments) -> Any:
 
 
 def unbiased(moments: Moments) -> Moments:
-    """The moments with n / (n - 1) times the variance (Bessel's correction); with at most one element, unchanged."""
+    """The moments with n / (n - 1) times the variance (Bessel's correction); with n of at most 1, unchanged.
+
+    Weights are taken for frequencies: an element of weight 2 is two.
+    """
     if isinstance(moments.count, int):
-        factor = moments.count / max(moments.count - 1, 1)
+        factor = moments.count / (moments.count - 1) if moments.count > 1 else 1.0
     else:
         count = ops.cast(moments.count, moments.variance.dtype)
-        factor = count / ops.maximum(count - 1, 1)
+        several = count > 1
+        factor = ops.where(several, count / ops.where(several, count - 1, 1), ops.ones_like(count))
     return moments._replace(variance=moments.variance * factor)
 
 
@@ -60,7 +64,7 @@ def mean_of_groups(moments: Moments) -> Moments:
     groups = ops.shape(moments.mean)[0]
     if isinstance(moments.count, int):
         mean, variance = (ops.mean(part, 0) for part in moments[:2])
-        return Moments(mean, variance, moments.count * groups)
+        return Moments(mean, variance, moments.count * groups if moments.count > 1 else 0)
     count = ops.cast(moments.count, moments.mean.dtype)
     count = ops.where(_tell_the_variance(moments), count, ops.zeros_like(count))
     total = ops.sum(count, 0)

@@ -37,8 +37,8 @@ class BatchNormalization(keras.layers.Layer):
 
     With `training=False` (the default), and whenever `trainable` is False, they are the averages, and nothing changes.
 
-    A batch that is empty, fully masked, not finite, or of one element per channel changes no average; `skipped_batches`
-    counts them.
+    A batch that is empty, fully masked, of one element per channel, or whose statistics are not finite changes no average;
+    `skipped_batches` counts them.
 
     Args:
         axis: The channel axis, an integer or a list of one (as tf.keras 2 saved it).
@@ -55,13 +55,14 @@ class BatchNormalization(keras.layers.Layer):
         renorm_momentum: Momentum of the averages that the correction uses.
         synchronized: Whether the statistics are those of all replicas of a `tf.distribute` strategy together.
             TensorFlow only. Without, each replica normalises with its own, and the averages of all replicas follow the
-            mean of these.
+            mean of these, which takes one all-reduce of 3 vectors (inside `tf.cond` or a loop, each follows its own).
         pivot: Whether to subtract a constant near the mean before the statistics are taken, which keeps their precision
             when the mean is large against the standard deviation. Changes nothing else.
         virtual_batch_size: Number of examples in a ghost batch, each of which is normalised with statistics of its own:
             see `kbn.ghost`. None takes the whole batch.
-        debias: Whether the averages leave out their initial values from the first batch on, instead of forgetting them
-            by and by: see `kbn.averages`. This, like `momentum=None`, adds a weight, `moving_weight`.
+        debias: Whether `moving_mean` and `moving_variance` leave out their initial values from the first batch on,
+            instead of forgetting them by and by: see `kbn.averages`. This, like `momentum=None`, adds a weight,
+            `moving_weight`.
         unbiased: Whether `moving_variance` follows n / (n - 1) times the batch's variance, as in the paper and PyTorch,
             instead of the biased one, as in Keras 3.
         freeze: `"statistics"` normalises with the averages in training too and changes them no more, while gamma and
@@ -75,11 +76,12 @@ class BatchNormalization(keras.layers.Layer):
         skipped_batches: How many training batches changed no average, since the layer was made; not saved.
 
     Call arguments:
-        inputs: Any rank from 2 up, any float dtype; integers become floats.
+        inputs: Any rank, any float dtype; integers become floats.
         training: Whether to normalise with the batch's statistics and update the averages.
         mask: Optional, of the rank of the inputs, or one less (all but the last axis), broadcastable to them. Booleans
             or integers: what is False does not count in the statistics; NaN there comes out finite and reaches no
-            gradient. Floats are weights of at least 0, an element of weight 2 counting as two elements.
+            gradient. Floats are weights, an element of weight 2 counting as two elements; what is not positive and finite
+            hides its element. Keras casts them to the compute dtype, so under mixed_float16 they end at 65504.
 
     Output:
         The shape of the inputs, in the layer's compute dtype. Weights are float32 at least, and statistics are computed
@@ -87,7 +89,7 @@ class BatchNormalization(keras.layers.Layer):
 
     Raises:
         ValueError: for arguments out of range or that contradict each other, an `axis` that the inputs do not have,
-            channels of unknown number, or a mask of another rank.
+            channels of unknown number, or a mask that does not broadcast.
     """
 
     def __init__(

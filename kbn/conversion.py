@@ -130,7 +130,7 @@ def _exchanged(old: Any, original: Any, target: Any) -> Any:
         new.build_from_config(old.get_build_config())
         values = {weight.name: weight for weight in old.weights}
         for weight in new.weights:
-            weight.assign(values[weight.name])
+            copying.assign_copy(weight, values[weight.name])
             weight.trainable = values[weight.name].trainable
     new._outbound_nodes.extend(old._outbound_nodes)
     new._inbound_nodes.extend(old._inbound_nodes)

@@ -13,6 +13,7 @@ from itertools import zip_longest
 from typing import Any
 
 import keras
+from keras import ops
 from keras.dtype_policies import DTypePolicyMap
 from keras.src.models.functional import Functional
 from keras.src.saving.serialization_lib import SafeModeScope
@@ -43,9 +44,14 @@ def copy_of(model: Any) -> tuple[Any, dict[int, Any]]:
             new.trainable = old.trainable
         _copy_hidden_state(old, new)
     for old, new in zip(*states, strict=True):
-        new.assign(old)
+        assign_copy(new, old)
         new.trainable = old.trainable
     return copy, {id(new): old for old, new in pairs.values()}
+
+
+def assign_copy(new: Any, old: Any) -> None:
+    """Gives a variable the value of another, by way of the host: training on JAX deletes the array that a variable holds."""
+    new.assign(ops.convert_to_numpy(ops.convert_to_tensor(old)))
 
 
 def _state(model: Any) -> list[Any]:

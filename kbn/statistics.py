@@ -52,11 +52,11 @@ def element_count(x: Any, axes: Sequence[int]) -> Any:
 def align_mask(mask: Any, x: Any) -> Any:
     """A mask of the rank of `x`, broadcastable to it; a mask of one rank less covers all but the last axis.
 
-    Booleans and integers become booleans; floats are weights, and become weights of at least 0 in the dtype that the
-    statistics of `x` are computed in. NaN hides its element, as 0 does.
+    Booleans and integers become booleans; floats are weights, in the dtype that the statistics of `x` are computed in.
+    What is not positive and finite hides its element, as 0 does.
 
     Raises:
-        ValueError: if the mask has another rank.
+        ValueError: if the mask has another rank, or a size that does not broadcast.
     """
     mask = ops.convert_to_tensor(mask)
     rank = len(x.shape)
@@ -67,11 +67,18 @@ def align_mask(mask: Any, x: Any) -> Any:
             "The mask must have the rank of the inputs or one dimension less. "
             f"Received: mask.shape={tuple(mask.shape)}, inputs.shape={tuple(x.shape)}"
         )
+    if any(
+        of_mask not in (1, None, of_x) and of_x is not None for of_mask, of_x in zip(mask.shape, x.shape, strict=True)
+    ):
+        raise ValueError(
+            "The mask must be broadcastable to the inputs. "
+            f"Received: mask.shape={tuple(mask.shape)}, inputs.shape={tuple(x.shape)}"
+        )
     dtype = keras.backend.standardize_dtype(mask.dtype)
     if not keras.backend.is_float_dtype(dtype):
         return ops.cast(mask, "bool")
     mask = ops.cast(mask, keras.backend.result_type(x.dtype, "float32"))
-    return ops.where(mask > 0, mask, ops.zeros_like(mask))
+    return ops.where(ops.logical_and(mask > 0, ops.isfinite(mask)), mask, ops.zeros_like(mask))
 
 
 def is_valid(mask: Any) -> Any:
@@ -111,15 +118,15 @@ def moments(x: Any, axes: Sequence[int], mask: Any = None, with_variance: bool =
     axes = list(axes)
     if mask is None:
         count = element_count(x, axes)
-        total = ops.sum(x, axes, keepdims=True)
+        total = _total(x, axes)
         divisor = max(count, 1) if isinstance(count, int) else ops.maximum(ops.cast(count, x.dtype), 1)
     else:
         valid, weights = is_valid(mask), ops.cast(mask, x.dtype)
         # The mask's own channel axis may have size 1; then one count serves all channels.
         both = zip(sizes(x), sizes(mask), strict=True)
         shape = [of_x if axis in axes else of_mask for axis, (of_x, of_mask) in enumerate(both)]
-        count = ops.sum(ops.broadcast_to(weights, shape), axes, keepdims=True)
-        total = ops.sum(ops.where(valid, x, ops.zeros_like(x)) * weights, axes, keepdims=True)
+        count = _total(ops.broadcast_to(weights, shape), axes)
+        total = _total(ops.where(valid, x, ops.zeros_like(x)) * weights, axes)
         divisor = ops.where(count > 0, count, ops.ones_like(count))
     mean = total / divisor
     if not with_variance:
@@ -127,4 +134,13 @@ def moments(x: Any, axes: Sequence[int], mask: Any = None, with_variance: bool =
     squares = ops.square(x - mean if mask is None else ops.where(valid, x - mean, ops.zeros_like(x)))
     if mask is not None:
         squares = squares * weights
-    return Moments(mean, ops.sum(squares, axes, keepdims=True) / divisor, count)
+    return Moments(mean, _total(squares, axes) / divisor, count)
+
+
+def _total(x: Any, axes: list[int]) -> Any:
+    # In two steps, as short sums round less than a long one.
+    return (
+        ops.sum(ops.sum(x, axes[1:], keepdims=True), axes[:1], keepdims=True)
+        if axes[1:]
+        else ops.sum(x, axes, keepdims=True)
+    )

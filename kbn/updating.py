@@ -34,8 +34,8 @@ def update(layer: Any, moments: Moments, replicas: Any) -> None:
             usable = averages.usable(moments)
         return moments, usable
 
-    batch, usable = of_all(moments)
-    shown = of_all(averages.unbiased(moments))[0] if layer.unbiased else batch
+    shown, usable = of_all(averages.unbiased(moments) if layer.unbiased else moments)
+    batch = of_all(moments)[0] if layer.unbiased and layer.renorm else shown
     layer._unsaved.count_skipped(usable)
     momentum = layer._unsaved.momentum_now()
     keep, rate = momentum, None if momentum is None else 1.0 - momentum
@@ -77,7 +77,8 @@ class Unsaved:
         if momentum is not None:
             start = keras.initializers.Constant(momentum)
             self._momentum = keras.Variable(start, dtype=dtype, name="momentum", **common)
-        self.skipped = keras.Variable("zeros", dtype="int32", name="skipped_batches", **common)
+        # Of Keras' own integer: TensorFlow keeps an int32 on the host, out of reach for what XLA compiles for a GPU.
+        self.skipped = keras.Variable("zeros", dtype="int", name="skipped_batches", **common)
 
     @property
     def variables(self) -> list[Any]:
@@ -94,5 +95,5 @@ class Unsaved:
     def count_skipped(self, usable: Any) -> None:
         """Counts a batch of which no channel is usable."""
         any_usable = ops.any(usable) if len(usable.shape) else usable
-        skipped = ops.cast(ops.logical_not(any_usable), "int32")
+        skipped = ops.cast(ops.logical_not(any_usable), self.skipped.dtype)
         self.skipped.assign(ops.convert_to_tensor(self.skipped) + skipped)

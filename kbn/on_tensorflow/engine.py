@@ -9,8 +9,8 @@
 | the same, small                   | `fused`         | single operations                     |
 | float64, masks, renorm, replicas  | `normalize`     | float64 `affine`                      |
 
-Where TensorFlow has oneDNN on, its kernel for inference is slower than two plain operations, and `affine` is taken
-for large data in its place.
+Where TensorFlow has oneDNN on, its kernel for inference is slower than two plain operations, as Eigen's is with few
+channels, and `affine` is taken for large data in its place.
 """
 
 from typing import Any
@@ -24,6 +24,9 @@ from kbn.statistics import Moments
 # Elements below which it is the number of operations that takes the time: in training, and at inference.
 _SMALL_TO_TRAIN = 1 << 14
 _SMALL_TO_INFER = 1 << 17
+
+# Below this many channels the kernel for inference is slower than two plain operations.
+_FEW_CHANNELS = 16
 
 
 def trains(x: Any) -> bool:
@@ -51,7 +54,7 @@ def _way_to_infer(x: Any, axis: int) -> Any:
         return fused.infer
     if layout.small(x, _SMALL_TO_INFER):
         return normalize.infer
-    channels_last = axis % x.shape.rank == x.shape.rank - 1
+    channels_last = axis % x.shape.rank == x.shape.rank - 1 and x.shape[-1] >= _FEW_CHANNELS
     return fused.infer if channels_last and x.dtype == tf.float32 and not onednn.enabled() else affine
 
 

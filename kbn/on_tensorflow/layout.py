@@ -1,6 +1,6 @@
 """The data seen as (outer, channels, inner): every rank and channel axis becomes one of two layouts.
 
-    channels last     (rows, channels)            a vector per channel is (channels,)
+    channels last     (rows, channels)            a vector per channel is (channels,)     or 1 wide after them
     otherwise         (outer, channels, inner)    a vector per channel is (channels, 1)
 
 Folding is a reshape, which moves no data.
@@ -20,7 +20,7 @@ def fold(x: Any, axis: int) -> Any:
     size = statistics.sizes(x)
     axis %= len(size)
     outer, channels, inner = prod(size[:axis]), size[axis], prod(size[axis + 1 :])
-    return reshape(x, [outer, channels] if axis == len(size) - 1 else [outer, channels, inner])
+    return reshape(x, [outer, channels] if isinstance(inner, int) and inner == 1 else [outer, channels, inner])
 
 
 def unfold(folded: Any, x: Any) -> Any:

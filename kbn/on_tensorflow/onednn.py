@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework import op_def_library, op_def_registry
-from tensorflow.python.util import _pywrap_util_port
 
 from kbn import statistics
 
@@ -25,7 +23,11 @@ _LABEL = "MklNameChangeOp"  # the kernel's, without which TensorFlow finds none 
 @cache
 def enabled() -> bool:
     """Whether TensorFlow itself takes oneDNN's kernels for its public operations."""
-    return bool(_pywrap_util_port.IsMklEnabled())
+    try:
+        from tensorflow.python.util._pywrap_util_port import IsMklEnabled
+    except ImportError:
+        return False
+    return bool(IsMklEnabled())
 
 
 @cache
@@ -33,8 +35,7 @@ def available() -> bool:
     """Whether `gradient` can be used."""
     if enabled():
         return True
-    refused = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "").strip().lower() in ("0", "false")
-    if refused or op_def_registry.get(_OP) is None:
+    if os.environ.get("TF_ENABLE_ONEDNN_OPTS", "").strip().lower() in ("0", "false"):
         return False
     with tf.init_scope():
         return tf.executing_eagerly() and _agrees_with_the_public_kernel()
@@ -75,6 +76,8 @@ def _public(dy: Any, x: Any, scale: Any, mean: Any, variance: Any, *, epsilon: f
 
 
 def _private(dy: Any, x: Any, scale: Any, mean: Any, variance: Any, *, epsilon: float, data_format: str) -> Any:
+    from tensorflow.python.framework import op_def_library
+
     with tf.compat.v1.get_default_graph()._kernel_label_map({_OP: _LABEL}):
         *_, operation, _ = op_def_library._apply_op_helper(
             _OP,
@@ -104,9 +107,9 @@ def _agrees_with_the_public_kernel() -> bool:
         arguments = (dy, x, scale, mean, variance)
         try:
             found = _in_graph(*arguments, epsilon=1e-3, data_format=data_format)
-        except (tf.errors.OpError, TypeError, ValueError, AttributeError):
+        except (tf.errors.OpError, ImportError, RuntimeError, TypeError, ValueError, AttributeError):
             return False
-        if data_format == "NCHW":  # in which the public kernel may not run on a CPU
+        if data_format == "NCHW":  # in which Eigen's kernel for the gradient may not run
             arguments = (*(tf.transpose(each, [0, 2, 3, 1]) for each in (dy, x)), *arguments[2:])
             found = [tf.transpose(found[0], [0, 2, 3, 1]), *found[1:]]
         expected = _public(*arguments, epsilon=1e-3, data_format="NHWC")

@@ -170,24 +170,24 @@ def total(folded: Any) -> Any:
     """The sum of each channel, (channels,), in groups."""
     if layout.small(folded, SMALL):
         return tf.reduce_sum(folded, [0] if folded.shape.rank == 2 else [0, 2])
-    grouped, axis = _grouped(folded)
-    return tf.reduce_sum(tf.reduce_sum(grouped, axis), 0)
+    return _in_groups(folded, tf.reduce_sum)
 
 
 def _total_of_squares(folded: Any) -> Any:
     # The one reduction of squares that TensorFlow has without writing the squares to memory first.
-    grouped, axis = _grouped(folded)
-    return tf.reduce_sum(tf.square(tf.math.reduce_euclidean_norm(grouped, axis)), 0)
+    return _in_groups(folded, lambda x, axis: tf.square(tf.math.reduce_euclidean_norm(x, axis)))
 
 
-def _grouped(folded: Any) -> tuple[Any, int]:
-    """Folded data with a first axis of groups, each to be reduced along the axis that is returned, leaving channels."""
+def _in_groups(folded: Any, reduce: Any) -> Any:
+    """`reduce` of each group of elements of a channel, and the sum of these: (channels,)."""
     if folded.shape.rank == 3:
-        return folded, 2
+        return tf.reduce_sum(reduce(folded, 2), 0)
     rows, channels = statistics.sizes(folded)
     if isinstance(rows, int):
-        groups = max(divisor for divisor in range(1, _GROUPS + 1) if rows % divisor == 0) if rows else 1
-    else:
-        # The largest power of two that divides the rows.
-        groups = tf.clip_by_value(tf.bitwise.bitwise_and(rows, -rows), 1, _GROUPS)
-    return tf.reshape(folded, [groups, -1, channels]), 1
+        groups = max((divisor for divisor in range(1, _GROUPS + 1) if rows % divisor == 0), default=1)
+        if groups >= _GROUPS // 4 or rows < _GROUPS:
+            return tf.reduce_sum(reduce(tf.reshape(folded, [groups, -1, channels]), 1), 0)
+    # Slices of the first axis, which move no data: a number of rows that divides evenly, and the few that are left.
+    whole = rows // _GROUPS * _GROUPS
+    grouped = tf.reshape(folded[:whole], [_GROUPS, rows // _GROUPS, channels])
+    return tf.reduce_sum(reduce(grouped, 1), 0) + reduce(folded[whole:], 0)

@@ -53,13 +53,17 @@ def mean_of(local: Moments, usable: Any) -> Moments:
 
     What the averages follow where each replica normalises with statistics of its own: as for ghost batches, what lies
     between the replicas stays out of the variance. Replicas that are not `usable` (booleans, scalar or (channels,)) do
-    not count.
+    not count. Where the layer is called inside control flow, in which `tf.distribute` lets no replicas meet, each follows
+    its own.
     """
     mean, variance = (tf.cast(tf.stop_gradient(part), tf.float64) for part in local[:2])
     count = tf.broadcast_to(tf.where(usable, tf.cast(local.count, tf.float64), 0.0), tf.shape(mean))
     # Not the product with a count of 0: that of NaN would be NaN.
     weighted = [tf.where(usable, count * part, 0.0) for part in (mean, variance)]
-    total, mean, variance = _sums([count, *weighted])
+    try:
+        total, mean, variance = _sums([count, *weighted])
+    except RuntimeError:  # `merge_call` called while defining a new graph
+        return local
     divisor = tf.where(total > 0, total, 1.0)
     mean, variance = (tf.cast(part / divisor, local.mean.dtype) for part in (mean, variance))
     return Moments(mean, variance, total)

@@ -7,7 +7,7 @@ import pytest
 
 import kbn
 from kbn.export.errors import BrokenModelError
-from kbn.export.weights import check_weights
+from kbn.export.weights import check_weights, copy_variables
 
 
 def network(norm: keras.Layer) -> keras.Model:
@@ -65,3 +65,20 @@ def test_whole_numbers_and_layers_without_statistics_pass():
             return inputs
 
     check_weights(keras.Sequential([keras.Input((3,)), Counting(), keras.layers.Dropout(0.5)]))
+
+
+def test_only_kbns_own_weight_is_left_out_of_a_copy():
+    class Foreign(keras.layers.Layer):
+        def build(self, _):
+            self.moving_weight = self.add_weight(name="moving_weight", shape=(3,), initializer="random_normal")
+
+        def call(self, inputs):
+            return inputs * self.moving_weight
+
+    def model(**arguments):
+        return keras.Sequential([keras.Input((3,)), Foreign(), kbn.BatchNormalization(**arguments)])
+
+    source, target = model(debias=True), model()
+    copy_variables(source, target)
+    assert np.array_equal(target.layers[0].moving_weight, source.layers[0].moving_weight)
+    assert len(target.weights) == len(source.weights) - 1

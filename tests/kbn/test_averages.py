@@ -42,7 +42,10 @@ def test_weighted_rates(momenta, rng):
     assert np.isclose(average, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(("count", "factor"), [(1, 1), (2, 2), (5, 1.25), (0, 0), (np.float32([2, 5]), [2, 1.25])])
+@pytest.mark.parametrize(
+    ("count", "factor"),
+    [(1, 1), (2, 2), (5, 1.25), (0, 1), (np.float32([2, 5]), [2, 1.25]), (np.float32([0.5, 1.5]), [1, 3])],
+)
 def test_unbiased(count, factor):
     found = averages.unbiased(Moments(np.zeros(2), np.ones(2), count))
     assert np.allclose(found.variance, factor)

@@ -292,6 +292,12 @@ def test_mask_of_another_rank_is_refused():
         layer(np.zeros((4, 6, 6, 3), "float32"), training=True, mask=np.ones((4, 6), bool))
 
 
+def test_mask_of_another_size_is_refused():
+    layer = built((4, 6, 3))
+    with pytest.raises(ValueError, match=r"broadcastable.*mask\.shape=\(4, 5, 1\), inputs\.shape=\(4, 6, 3\)"):
+        layer(np.zeros((4, 6, 3), "float32"), training=True, mask=np.ones((4, 5), bool))
+
+
 # --- batches that must not count
 
 

@@ -100,6 +100,18 @@ def test_a_ghost_batch_as_large_as_the_batch_changes_nothing(rng):
     assert np.array_equal(plain.moving_variance, one.moving_variance)
 
 
+@pytest.mark.parametrize("static", [True, False])
+def test_ghost_batches_of_one_tell_nothing(static, rng):
+    layer = kbn.BatchNormalization(virtual_batch_size=1)
+    layer.build((6, 3))
+    x = tf.constant(rng.normal(size=(6, 3)), tf.float32)
+    signature = [tf.TensorSpec([6 if static else None, 3])]
+    y = tf.function(lambda x: layer(x, training=True), input_signature=signature)(x)
+    assert np.array_equal(y, np.zeros((6, 3)))
+    assert np.array_equal(layer.moving_variance, np.ones(3))
+    assert layer.skipped_batches == 1
+
+
 def test_inference_knows_no_ghost_batches(rng):
     x = rng.normal(size=(7, 5)).astype("float32")
     assert np.array_equal(kbn.BatchNormalization()(x), kbn.BatchNormalization(virtual_batch_size=2)(x))

@@ -109,6 +109,7 @@ def test_whole_weights_count_as_that_many_elements(case, seed):
         ([2, -1], [True, True]),
         ([0.5, -1.0], [0.5, 0.0]),
         ([np.nan, 3.0], [0.0, 3.0]),
+        ([np.inf, 3.0], [0.0, 3.0]),
     ],
 )
 def test_masks_are_booleans_or_weights(mask, expected):

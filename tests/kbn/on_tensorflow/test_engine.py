@@ -33,7 +33,7 @@ def ways_taken(monkeypatch, layer, x, training, jit=False):
     return taken[:1]
 
 
-SMALL, LARGE, LARGE_FIRST = (8, 6, 3), (64, 32, 32, 4), (64, 4, 32, 32)
+SMALL, LARGE, LARGE_FIRST = (8, 6, 3), (32, 24, 24, 16), (64, 4, 32, 32)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,9 @@ SMALL, LARGE, LARGE_FIRST = (8, 6, 3), (64, 32, 32, 4), (64, 4, 32, 32)
         (LARGE, -1, "float32", True, "reductions", "normalize"),
         (SMALL, -1, "bfloat16", True, "reductions", "normalize"),
         (LARGE_FIRST, 1, "float32", False, "reductions", "affine"),
-        ((40000, 4), -1, "float32", False, "reductions", "fused"),
-        ((8, 16, 32, 32, 4), -1, "float32", False, "reductions", "fused"),
+        ((40000, 16), -1, "float32", False, "reductions", "fused"),
+        ((40000, 4), -1, "float32", False, "reductions", "affine"),
+        ((8, 16, 8, 32, 16), -1, "float32", False, "reductions", "fused"),
         (LARGE, -1, "float16", False, "fused", "fused"),
         (LARGE_FIRST, 1, "bfloat16", False, "fused", "fused"),
         (LARGE, -1, "float64", False, "normalize", "affine"),

@@ -1,5 +1,7 @@
 """oneDNN's gradient kernel: when it is used, and that refusing it is heeded."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -20,20 +22,35 @@ def test_the_users_refusal_is_heeded(word, run_python, monkeypatch):
     assert run_python(ASK).split()[-2:] == ["False", "False"]
 
 
-def test_where_tensorflow_has_it_on_the_public_operation_is_taken(run_python, monkeypatch):
-    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")
-    enabled, available = run_python(ASK).split()[-2:]
-    assert enabled == available
+WHICH = """
+import os
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import tensorflow as tf
+from kbn.on_tensorflow import onednn
+specs = [tf.TensorSpec([None, 6])] * 2 + [tf.TensorSpec([6])] * 3
+gradient = tf.function(lambda *args: onednn.gradient(*args, 1e-3)).get_concrete_function(*specs)
+kinds = {node.op for node in gradient.graph.as_graph_def().node}
+print(onednn.enabled(), bool(kinds & {"FusedBatchNormGradV3"}), any(kind.startswith("_Mkl") for kind in kinds))
+"""
+
+
+@pytest.mark.parametrize("word", ["0", "1"])
+def test_the_private_operation_is_taken_only_where_the_public_one_is_eigens(word, run_python, monkeypatch):
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", word)
+    enabled, public, private = (said == "True" for said in run_python(WHICH).split()[-3:])
+    assert (public, private) == (enabled, not enabled)
 
 
 def test_a_kernel_that_differs_or_fails_is_not_used(monkeypatch):
     public = onednn._public
     assert not _agrees(monkeypatch, lambda *args, **options: [2 * part for part in public(*args, **options)])
 
-    def fails(*args, **options):
-        raise tf.errors.NotFoundError(None, None, "No registered kernel")
-
-    assert not _agrees(monkeypatch, fails)
+    for error in (
+        tf.errors.NotFoundError(None, None, "No registered kernel"),
+        RuntimeError("no such op"),
+        ImportError(),
+    ):
+        assert not _agrees(monkeypatch, mock.Mock(side_effect=error))
 
 
 def _agrees(monkeypatch, kernel):
