@@ -17,24 +17,17 @@ import inspect
 import itertools
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any
 
 import keras
-import numpy as np
-from keras import ops
 from keras.src.random.seed_generator import global_seed_generator
 from keras.src.trainers import data_adapters
 from keras.src.trainers.data_adapters import array_data_adapter, data_adapter, data_adapter_utils
 
-from kbn import arguments, normalize, statistics
-from kbn.batch_normalization import BatchNormalization
-
-_CLASSES = (BatchNormalization, keras.layers.BatchNormalization)
-# Variables and their values, by id. On the host: training overwrites, on JAX even deletes, the arrays that hold them.
-_Values = dict[int, tuple[Any, Any]]
+from kbn import arguments
+from kbn.observing import CLASSES, Observed, Values, calls_replaced, eagerly, restore, values_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +58,7 @@ class Recalibration:
     left_alone: tuple[tuple[str, str], ...]
     steps: int
     examples: int
-    _before: _Values = field(repr=False)
+    _before: Values = field(repr=False)
 
     @property
     def layers(self) -> list[str]:
@@ -74,7 +67,7 @@ class Recalibration:
 
     def undo(self) -> None:
         """Gives every weight that was changed its value from before, bit by bit; called again, does nothing."""
-        _restore(self._before)
+        restore(self._before)
         self._before.clear()
 
 
@@ -131,7 +124,7 @@ def recalibrate(
             f"arrays, a dataset, or an iterable that starts anew. Received: data of type {type(data).__name__}"
         )
     one_pass, length = _batches(data, steps, batch_size)
-    before = _values(_state(model))
+    before = values_of(_state(model))
     with contextlib.ExitStack() as passes:
         batches = passes.enter_context(contextlib.closing(one_pass()))
         first = list(itertools.islice(batches, 1))
@@ -147,7 +140,7 @@ def recalibrate(
                 for each in group:
                     each.stage = "measured"
                 for x in itertools.chain(first, batches):
-                    with _calls_replaced(layers, _Observed.run):
+                    with calls_replaced(layers, Observed.run):
                         model(x, training=False)
                     examples[-1].append(len(keras.tree.flatten(x)[0]))
                     bar.update(sum(map(len, examples)), finalize=False)
@@ -159,7 +152,7 @@ def recalibrate(
                 first, batches = [], passes.enter_context(contextlib.closing(one_pass()))
                 for each in group:
                     each.stage = "settled"
-                _restore(before)
+                restore(before)
                 for variable, value in itertools.chain(*(each.averages() for each in layers)):
                     variable.assign(value)
             bar.update(sum(map(len, examples)), finalize=True)
@@ -171,9 +164,9 @@ def recalibrate(
                     left_alone.append((each.layer.name, f"none of its calls was usable; skipped: {each.skipped}"))
                     warnings.warn("Layer {!r} keeps its averages: {}.".format(*left_alone[-1]), stacklevel=2)
         except BaseException:
-            _restore(before)
+            restore(before)
             raise
-    changes = tuple(each.change(before) for each in layers if each.averages())
+    changes = tuple(_change(each, before) for each in layers if each.averages())
     undo = {id(variable): before[id(variable)] for each in layers for variable, _ in each.averages()}
     return Recalibration(changes, tuple(left_alone), seen, sum(examples[0]), undo)
 
@@ -212,166 +205,31 @@ def _state(model: Any) -> list[Any]:
     return [*model.variables, *metrics, global_seed_generator().state]
 
 
-def _values(variables: Iterable[Any]) -> _Values:
-    return {id(variable): (variable, ops.convert_to_numpy(variable)) for variable in variables}
+def _change(each: Observed, before: Values) -> Change:
+    old_mean, new_mean, old_variance, new_variance, elements = each.moved(before)
+    return Change(each.layer.name, old_mean, new_mean, old_variance, new_variance, elements, each.skipped)
 
 
-def _restore(values: _Values) -> None:
-    for variable, value in values.values():
-        variable.assign(value)
-
-
-def _probe(model: Any, x: Any, before: _Values) -> tuple[list["_Observed"], list[tuple[str, str]]]:
+def _probe(model: Any, x: Any, before: Values) -> tuple[list[Observed], list[tuple[str, str]]]:
     """The layers to recalibrate, in the order of their calls, and the others with the reasons; changes nothing."""
     if not all(layer.built for layer in model._flatten_layers()):
-        with _eagerly():
+        with eagerly():
             model(x, training=False)
-        before |= _values(_state(model)) | before
-    called: list[_Observed] = []
+        before |= values_of(_state(model)) | before
+    called: list[Observed] = []
 
-    def note(each: _Observed, given: inspect.BoundArguments) -> Any:
+    def note(each: Observed, given: inspect.BoundArguments) -> Any:
         called.append(each)
         each.modes.append(bool(given.arguments.get("training")))
         return each.infer(given)
 
-    found = [_Observed(layer) for layer in model._flatten_layers() if isinstance(layer, _CLASSES)]
-    with _calls_replaced(found, note):
+    found = [Observed(layer) for layer in model._flatten_layers() if isinstance(layer, CLASSES)]
+    with calls_replaced(found, note):
         model(x, training=True)
-    _restore(before)
+    restore(before)
     found = list(dict.fromkeys([*called, *found]))
     left_alone = [(each.layer.name, each.reason) for each in found if each.reason]
     if len(left_alone) == len(found):
         reasons = "; ".join(f"{name} ({reason})" for name, reason in left_alone)
         raise ValueError(f"The model has no batch normalization to recalibrate. Found: {reasons or 'none'}")
     return [each for each in found if not each.reason], left_alone
-
-
-@contextlib.contextmanager
-def _calls_replaced(layers: list["_Observed"], by: Callable[..., Any]) -> Iterator[None]:
-    """While inside, `by(layer, arguments)` runs in place of the `call` of each layer."""
-
-    def replacement(each: _Observed) -> Callable[..., Any]:
-        each.modes_left = iter(each.modes)
-        return lambda *args, **kwargs: by(each, each.signature.bind(*args, **kwargs))
-
-    with _eagerly(), contextlib.ExitStack() as stack:
-        for each in layers:
-            # Not by setattr: Keras would search the value for weights to track.
-            own = vars(each.layer)
-            if "call" in own:
-                stack.callback(own.update, call=own["call"])
-            else:
-                stack.callback(own.pop, "call", None)
-            own["call"] = replacement(each)
-        yield
-
-
-@contextlib.contextmanager
-def _eagerly() -> Iterator[None]:
-    """Without gradients, and without tf.function: it would keep what it traces in here for the model's later calls."""
-    with contextlib.ExitStack() as stack:
-        if keras.backend.backend() == "torch":
-            stack.enter_context(import_module("torch").no_grad())
-        if keras.backend.backend() == "tensorflow":
-            config = import_module("tensorflow").config
-            stack.callback(config.run_functions_eagerly, config.functions_run_eagerly())
-            config.run_functions_eagerly(True)
-        yield
-
-
-class _Observed:
-    """A batch normalization of the model, and the statistics of what it was given so far."""
-
-    def __init__(self, layer: Any) -> None:
-        self.layer = layer
-        self.call, self.signature = layer.call, inspect.signature(layer.call)
-        self.modes: list[bool] = []  # `training` in each call of a training step, as the probe sees it
-        self.modes_left = iter(self.modes)
-        self.stage = "waiting"  # then "measured", in the pass in which it is, and "settled", with its new averages
-        self.skipped = 0
-        self.count: Any = 0.0
-        self.pivot: Any = None
-        self.mean: Any = 0.0  # of the differences from the pivot
-        self.squares: Any = 0.0  # sum of the squares of the differences from the mean
-
-    @property
-    def reason(self) -> str:
-        """Why the layer is to be left alone; empty where it is not."""
-        if isinstance(self.layer, BatchNormalization) and self.layer.freeze is not None:
-            return f"freeze={self.layer.freeze!r}"
-        if not self.layer.trainable:
-            return "trainable=False"
-        if not self.modes:
-            return "the model does not call it"
-        return "" if any(self.modes) else "the model runs it in inference mode even while training"
-
-    def infer(self, given: inspect.BoundArguments) -> Any:
-        given.arguments["training"] = False
-        return self.call(*given.args, **given.kwargs)
-
-    def run(self, given: inspect.BoundArguments) -> Any:
-        """In place of `call`: normalises with the batch's own statistics until there are new averages."""
-        layer, x, mask = self.layer, given.args[0], given.arguments.get("mask")
-        if not next(self.modes_left, True) or (self.stage == "settled" and not given.arguments.get("training")):
-            return self.infer(given)
-        if mask is not None:
-            # Keras' layer takes floats for booleans.
-            mask = mask if isinstance(layer, BatchNormalization) else ops.cast(mask, "bool")
-            mask = statistics.align_mask(mask, x)
-        x = ops.cast(x, normalize.statistics_dtype(x.dtype))
-        if not np.any(self.count):
-            # The same for all batches: their means then round in proportion to how far they lie apart.
-            axes = normalize.reduction_axes(layer.axis, len(x.shape))
-            self.pivot = ops.reshape(statistics.pivot_of_batch(x, axes, mask), [-1])
-        x = x - normalize.along(self.pivot, layer.axis, len(x.shape))
-        y, moments = normalize.train(x, mask, layer.gamma, layer.beta, layer.epsilon, layer.axis)
-        if self.stage == "measured":
-            self.merge(moments)
-        if getattr(self.call, "__func__", None) in [cls.call for cls in _CLASSES]:
-            return ops.cast(y, layer.compute_dtype)
-        # The call of a subclass may do more, so it runs, with these for averages.
-        averages = _values([layer.moving_mean, layer.moving_variance])
-        layer.moving_mean.assign(self.pivot + moments.mean)
-        layer.moving_variance.assign(moments.variance)
-        y = self.infer(given)
-        _restore(averages)
-        return y
-
-    def merge(self, moments: statistics.Moments) -> None:
-        try:
-            mean, variance, count = (np.asarray(ops.convert_to_numpy(part), "float64") for part in moments)
-        except (NotImplementedError, TypeError) as error:
-            raise ValueError(
-                f"Layer {self.layer.name!r} is called inside a compiled function (jax.jit, a scan, a vectorized map), where "
-                "its inputs are out of sight; recalibration needs it to run eagerly"
-            ) from error
-        # No variance is negative, so an infinite one cancels no infinite mean without leaving NaN.
-        if not (np.isfinite(mean + variance).all() and count.any()):
-            self.skipped += 1
-            return
-        total = self.count + count
-        share, step = count / np.where(total > 0, total, 1), mean - self.mean
-        self.squares = self.squares + count * variance + self.count * share * step**2
-        self.mean = self.mean + share * step
-        self.count = total
-
-    def averages(self) -> list[tuple[Any, Any]]:
-        """The variables to write, with their new values; none where no call was usable."""
-        layer, count = self.layer, self.count
-        if not np.any(count):
-            return []
-        shown = variance = self.squares / np.where(count > 0, count, 1)
-        if isinstance(layer, BatchNormalization) and layer.unbiased:
-            shown = variance * count / np.maximum(count - 1, 1)
-        mean = self.mean + np.asarray(ops.convert_to_numpy(self.pivot), "float64")
-        new = [(layer.moving_mean, mean), (layer.moving_variance, shown)]
-        if layer.renorm:
-            deviations = (np.sqrt(each + layer.epsilon) for each in (shown, variance))
-            new += zip((layer.moving_stddev, layer.renorm_stddev), deviations, strict=True)
-            new.append((layer.renorm_mean, mean))
-        return [(variable, np.where(count > 0, value, ops.convert_to_numpy(variable))) for variable, value in new]
-
-    def change(self, before: _Values) -> Change:
-        variables = [self.layer.moving_mean, self.layer.moving_variance]
-        mean, variance = ((before[key][1], new) for key, (_, new) in _values(variables).items())
-        return Change(self.layer.name, *mean, *variance, np.broadcast_to(self.count, mean[0].shape), self.skipped)

@@ -115,9 +115,22 @@ def fit(given):
     }
 
 
+def convert(given):
+    """The outputs of a model before and after its converted copy was trained."""
+    model = keras.Sequential([keras.Input(given["x"].shape[1:]), kbn.BatchNormalization(), keras.layers.Dense(1)])
+    before = keras.ops.convert_to_numpy(model(given["x"]))
+    copy = kbn.convert_model(model, to="keras")
+    copy.compile("sgd", "mse")
+    copy.fit(given["x"], np.zeros((*given["x"].shape[:2], 1), "float32"), verbose=0)
+    return {"original_before": before, "original_after": keras.ops.convert_to_numpy(model(given["x"]))}
+
+
 def main():
     given = dict(np.load(sys.argv[1]))
+    keras.utils.set_random_seed(0)
     found = fit(given)
+    converted = convert(given)
+    found["original_moved"] = np.max(np.abs(converted["original_after"] - converted["original_before"]))
     for name, (arguments, kind) in CASES.items():
         results, inferred, state = run_case(arguments, kind, given)
         found |= {f"{name}_{index}": part for index, part in enumerate(results)}

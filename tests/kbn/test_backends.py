@@ -93,6 +93,13 @@ def test_state_of_a_compiled_fit(backend, battery):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", *OTHERS])
+def test_training_a_converted_model_leaves_the_original_alone(backend, battery):
+    """On JAX, where training deletes the arrays that it starts from."""
+    assert battery[1](backend)["original_moved"] == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", OTHERS)
 def test_keras_own_tests(backend):
     own = str(TESTS / "kbn" / "test_keras_own_tests.py")

@@ -435,6 +435,7 @@ def test_the_same_model_with_the_other_layers(structure, kind, rng):
     assert_close(compute(again, inputs), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_result_is_a_model_apart(structure, kind, rng):
     model = randomised(structure(kind), rng)
@@ -452,6 +453,7 @@ def test_the_result_is_a_model_apart(structure, kind, rng):
     assert_equal(values(model), state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_result_trains(structure, kind, rng):
     model = randomised(structure(kind), rng)
@@ -716,6 +718,7 @@ def test_keras_config_is_what_keras_takes():
 # --- in place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_place(kind, rng):
     model = WithArguments(kind, "tanh")
@@ -833,6 +836,7 @@ def test_lambdas_and_sparse_and_optional_inputs(rng):
     assert_close(compute(converted, x), compute(model, x))
 
 
+@pytest.mark.slow
 def test_keras_applications(rng):
     model = randomised(keras.applications.MobileNetV2(input_shape=(32, 32, 3), alpha=0.35, weights=None), rng)
     converted = convert_model(model, to="kbn")
@@ -841,6 +845,7 @@ def test_keras_applications(rng):
     assert_close(compute(converted, x), compute(model, x))
 
 
+@pytest.mark.slow
 def test_a_converted_model_loads_where_kbn_is_not(rng, run_python, tmp_path):
     inputs = keras.Input((4, 3))
     x = layers.TimeDistributed(norm("kbn"))(norm("kbn", renorm=True, pivot=False, freeze="inference")(inputs))

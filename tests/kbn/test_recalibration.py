@@ -744,6 +744,7 @@ def test_a_layer_always_in_training_mode_normalises_by_batch(layer_by_layer, dat
     assert_population(model.head, np.concatenate(outputs), 3e-6)
 
 
+@pytest.mark.filterwarnings("ignore:`build..` was called on layer")  # of which the call shows only a part
 def test_a_layer_only_called_in_training_keeps_its_averages(data):
     class Auxiliary(keras.Model):
         def __init__(self):
@@ -774,6 +775,7 @@ def test_nothing_to_recalibrate_is_refused_with_the_reasons(data, rng):
     assert_unchanged(model, before)
 
 
+@pytest.mark.filterwarnings("ignore:`build..` was called on layer")  # of which the call shows only a part
 def test_a_layer_that_is_not_called_is_named(data):
     class Spare(keras.Model):
         def __init__(self):
@@ -1097,6 +1099,7 @@ def test_repr_fits_on_a_screen(data, rng):
     assert "_before" not in repr(done)
 
 
+@pytest.mark.slow
 def test_other_backend(run_python):
     """JAX, where variables are not assigned in place and a scan cannot be looked into."""
     run_python(
