@@ -29,6 +29,8 @@ from keras.src.trainers.data_adapters import array_data_adapter, data_adapter, d
 from kbn import arguments
 from kbn.observing import CLASSES, Observed, Values, calls_replaced, eagerly, restore, values_of
 
+_NOTHING = object()
+
 
 @dataclass(frozen=True, eq=False)
 class Change:
@@ -125,40 +127,33 @@ def recalibrate(
         )
     one_pass, length = _batches(data, steps, batch_size)
     before = values_of(_state(model))
-    with contextlib.ExitStack() as passes:
-        batches = passes.enter_context(contextlib.closing(one_pass()))
-        first = list(itertools.islice(batches, 1))
-        if not first:
+    with contextlib.closing(one_pass()) as batches:
+        first = next(batches, _NOTHING)
+        if first is _NOTHING:
             raise ValueError(f"Argument `data` must hold a batch. Received: data of type {type(data).__name__}")
         try:
-            layers, left_alone = _probe(model, first[0], before)
+            layers, left_alone = _probe(model, first, before)
             groups = [[layer] for layer in layers] if layer_by_layer else [layers]
             bar = keras.utils.Progbar(length and length * len(groups), verbose=1 if verbose == "auto" else verbose)
-            examples: list[list[int]] = []  # of each batch, for each pass
-            for group in groups:
-                examples.append([])
-                for each in group:
-                    each.stage = "measured"
-                for x in itertools.chain(first, batches):
-                    with calls_replaced(layers, Observed.run):
-                        model(x, training=False)
-                    examples[-1].append(len(keras.tree.flatten(x)[0]))
-                    bar.update(sum(map(len, examples)), finalize=False)
-                if len(examples[-1]) != len(examples[0]):
+            batch_number = itertools.count(1)
+
+            def show() -> None:
+                bar.update(next(batch_number), finalize=False)
+
+            examples = _measure(model, layers, groups[0], itertools.chain([first], batches), before, show)
+            for group in groups[1:]:
+                with contextlib.closing(one_pass()) as again:
+                    seen = _measure(model, layers, group, again, before, show)
+                if len(seen) != len(examples):
                     raise ValueError(
                         "Argument `data` must give the same batches in every pass. Received: "
-                        f"{len(examples[0])} batches in the first pass, {len(examples[-1])} in pass {len(examples)}"
+                        f"{len(examples)} batches in the first pass, {len(seen)} for layer {group[0].layer.name!r}"
                     )
-                first, batches = [], passes.enter_context(contextlib.closing(one_pass()))
-                for each in group:
-                    each.stage = "settled"
-                restore(before)
-                for variable, value in itertools.chain(*(each.averages() for each in layers)):
-                    variable.assign(value)
-            bar.update(sum(map(len, examples)), finalize=True)
-            seen = len(examples[0])
-            if steps is not None and seen < steps:
-                warnings.warn(f"The data ended after {seen} of {steps} batches; these were used.", stacklevel=2)
+            bar.update(len(groups) * len(examples), finalize=True)
+            if steps is not None and len(examples) < steps:
+                warnings.warn(
+                    f"The data ended after {len(examples)} of {steps} batches; these were used.", stacklevel=2
+                )
             for each in layers:
                 if not each.averages():
                     left_alone.append((each.layer.name, f"none of its calls was usable; skipped: {each.skipped}"))
@@ -168,7 +163,27 @@ def recalibrate(
             raise
     changes = tuple(_change(each, before) for each in layers if each.averages())
     undo = {id(variable): before[id(variable)] for each in layers for variable, _ in each.averages()}
-    return Recalibration(changes, tuple(left_alone), seen, sum(examples[0]), undo)
+    return Recalibration(changes, tuple(left_alone), len(examples), sum(examples), undo)
+
+
+def _measure(
+    model: Any, layers: list[Observed], group: list[Observed], batches: Iterable[Any], before: Values, show: Any
+) -> list[int]:
+    """One pass, in which the layers of `group` are measured, and get their averages: the examples of each batch."""
+    for each in group:
+        each.stage = "measured"
+    examples = []
+    for x in batches:
+        with calls_replaced(layers, Observed.run):
+            model(x, training=False)
+        examples.append(len(keras.tree.flatten(x)[0]))
+        show()
+    for each in group:
+        each.stage = "settled"
+    restore(before)
+    for variable, value in itertools.chain(*(each.averages() for each in layers)):
+        variable.assign(value)
+    return examples
 
 
 def _batches(data: Any, steps: int | None, batch_size: int | None) -> tuple[Any, int | None]:

@@ -61,38 +61,32 @@ def gradient(dy: Any, x: Any, scale: Any, mean: Any, variance: Any, epsilon: flo
     return [tf.reshape(dx, size), *vectors]
 
 
-def _public(dy: Any, x: Any, scale: Any, mean: Any, variance: Any, *, epsilon: float, data_format: str) -> Any:
-    return tf.raw_ops.FusedBatchNormGradV3(
-        y_backprop=dy,
-        x=x,
-        scale=scale,
-        reserve_space_1=mean,
-        reserve_space_2=variance,
-        reserve_space_3=tf.zeros([0]),
-        epsilon=epsilon,
-        data_format=data_format,
-        is_training=True,
-    )[:3]
+def _public(*operands: Any, **attributes: Any) -> Any:
+    return tf.raw_ops.FusedBatchNormGradV3(**_arguments(*operands, **attributes))[:3]
 
 
-def _private(dy: Any, x: Any, scale: Any, mean: Any, variance: Any, *, epsilon: float, data_format: str) -> Any:
+def _private(*operands: Any, **attributes: Any) -> Any:
     from tensorflow.python.framework import op_def_library
 
     with tf.compat.v1.get_default_graph()._kernel_label_map({_OP: _LABEL}):
         *_, operation, _ = op_def_library._apply_op_helper(
-            _OP,
-            name="FusedBatchNormGrad",
-            y_backprop=dy,
-            x=x,
-            scale=scale,
-            reserve_space_1=mean,
-            reserve_space_2=variance,
-            reserve_space_3=tf.zeros([0]),
-            epsilon=epsilon,
-            data_format=data_format,
-            is_training=True,
+            _OP, name="FusedBatchNormGrad", **_arguments(*operands, **attributes)
         )
     return operation.outputs[:3]
+
+
+def _arguments(dy: Any, x: Any, scale: Any, mean: Any, variance: Any, **attributes: Any) -> dict[str, Any]:
+    """What both operations take, with the attributes epsilon and data_format."""
+    return {
+        "y_backprop": dy,
+        "x": x,
+        "scale": scale,
+        "reserve_space_1": mean,
+        "reserve_space_2": variance,
+        "reserve_space_3": tf.zeros([0]),
+        "is_training": True,
+        **attributes,
+    }
 
 
 _in_graph = tf.function(_private, autograph=False, reduce_retracing=True)
