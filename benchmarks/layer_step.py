@@ -1,6 +1,6 @@
 """kbn.BatchNormalization beside Keras' own and TensorFlow's bare kernel: time and error of the layer alone.
 
-    python benchmarks/layer_step.py [--rounds 40] [--xla] [--only training|inference|errors]
+    python benchmarks/layer_step.py [--rounds 40] [--xla] [--small] [--only training|inference|errors]
 
 A training step is forward and backward in one `tf.function`, without XLA unless asked for, on data that is centred, or
 has a mean of 50 deviations, where kbn makes one more pass over it to subtract a pivot. The bare kernel is
@@ -33,6 +33,8 @@ SHAPES = [
     (32, 512, 64),
     (4, 16, 28, 28, 32),
 ]
+# Where the number of operations tells more than the passes over the data.
+SMALL_SHAPES = [(32, 64), (128, 256), (32, 8, 8, 32), (512, 256)]
 # Channel axis, shape, dtype.
 TO_INFER = [
     *((-1, shape, "float32") for shape in SHAPES),
@@ -85,13 +87,13 @@ def inference(way, axis, shape, dtype, mean, xla):
     return lambda: call(x)
 
 
-def show_training(rounds, xla):
+def show_training(shapes, rounds, xla):
     ways = ["Keras", "kbn", "bare kernel"]
     table = RatioTable(
         "Training step: Keras' time over that of",
         ["kbn, centred", "bare kernel, centred", "kbn, mean 50", "bare kernel, mean 50"],
     )
-    for shape in SHAPES:
+    for shape in shapes:
         cells = []
         for mean in (0, 50):
             found = quartiles({way: training_step(way, shape, mean, xla) for way in ways}, "Keras", rounds)
@@ -127,10 +129,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--xla", action="store_true")
+    parser.add_argument("--small", action="store_true", help="training on small data in place of large")
     parser.add_argument("--only", choices=["training", "inference", "errors"])
     options = parser.parse_args()
     if options.only in (None, "training"):
-        show_training(options.rounds, options.xla)
+        show_training(SMALL_SHAPES if options.small else SHAPES, options.rounds, options.xla)
     if options.only in (None, "inference"):
         show_inference(options.rounds, options.xla)
     if options.only in (None, "errors"):

@@ -50,8 +50,8 @@ def copy_of(model: Any) -> tuple[Any, dict[int, Any]]:
 
 
 def assign_copy(new: Any, old: Any) -> None:
-    """Gives a variable the value of another, by way of the host: training on JAX deletes the array that a variable holds."""
-    new.assign(ops.convert_to_numpy(ops.convert_to_tensor(old)))
+    """Gives a variable the value of another in an array of its own: training on JAX deletes the array that it starts from."""
+    new.assign(ops.copy(old))
 
 
 def _state(model: Any) -> list[Any]:
