@@ -410,6 +410,7 @@ def structure(request):
     return STRUCTURES[request.param]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_model_with_the_other_layers(structure, kind, rng):
     model = randomised(structure(kind), rng)

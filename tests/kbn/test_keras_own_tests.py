@@ -11,7 +11,10 @@ import kbn
 
 TEST_MODULE = "keras.src.layers.normalization.batch_normalization_test"
 _SPEC = importlib.util.find_spec(TEST_MODULE)
-pytestmark = pytest.mark.skipif(_SPEC is None, reason="this Keras ships without its tests")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(_SPEC is None, reason="this Keras ships without its tests"),
+]
 
 
 def keras_tests():
