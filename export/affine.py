@@ -65,9 +65,34 @@ class Affine:
         return len(self.scale)
 
     @property
+    def vectors(self) -> tuple[Vector, Vector]:
+        """Scale and shift."""
+        return self.scale, self.shift
+
+    @property
     def is_linear(self) -> bool:
         """True where the shift is zero in every channel, so that zero maps to zero."""
         return not self.shift.any()
+
+    @property
+    def is_positive(self) -> bool:
+        """True where the scale is above zero in every channel, so that the map keeps the order."""
+        return bool((self.scale > 0).all())
+
+    @property
+    def is_uniform(self) -> bool:
+        """True where every channel has the same scale and the same shift."""
+        return bool((self.scale == self.scale[0]).all() and (self.shift == self.shift[0]).all())
+
+    @property
+    def is_identity(self) -> bool:
+        """True where the map changes nothing."""
+        return self.is_linear and bool((self.scale == 1).all())
+
+    @classmethod
+    def uniform(cls, scale: float, shift: float, channels: int, axis: int) -> Affine:
+        """The same scale and shift for each of so many channels."""
+        return cls(np.full(channels, scale, np.float64), np.full(channels, shift, np.float64), axis)
 
     def after(self, first: Affine) -> Affine:
         """The map that applies `first`, then this: `scale * (scale1 * x + shift1) + shift`."""
@@ -85,6 +110,32 @@ class Affine:
     def tile(self, count: int, axis: int) -> Affine:
         """All channels `count` times over, as flattening with the channels innermost lays them out."""
         return Affine(np.tile(self.scale, count), np.tile(self.shift, count), axis)
+
+    def spread(self, channels: int, axis: int) -> Affine:
+        """A uniform map on another axis."""
+        return Affine.uniform(self.scale[0], self.shift[0], channels, axis)
+
+    def part(self, start: int, stop: int) -> Affine:
+        """The map on a range of the channels."""
+        return Affine(self.scale[start:stop], self.shift[start:stop], self.axis)
+
+    def scaling(self) -> Affine:
+        """The scale alone: `scale * x`. `shifting` after it gives the whole map."""
+        return replace(self, shift=np.zeros_like(self.shift))
+
+    def shifting(self) -> Affine:
+        """The shift alone: `x + shift`."""
+        return replace(self, scale=np.ones_like(self.scale))
+
+    def signed_and_positive(self) -> tuple[Affine, Affine]:
+        """`size * (sign * x + shift / size)` with size = |scale| > 0: first a map of signs, then a positive scale.
+
+        Where the scale is 0 the size is 1 and the sign 0. Exact but for the rounding of one division.
+        """
+        size = np.where(self.scale == 0, 1.0, np.abs(self.scale))
+        return replace(self, scale=np.sign(self.scale), shift=self.shift / size), replace(
+            self, scale=size, shift=np.zeros_like(size)
+        )
 
     def along(self, axis: int) -> Affine:
         """The same map on a tensor whose channels lie on another axis."""

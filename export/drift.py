@@ -19,9 +19,9 @@ from keras import tree
 from numpy.typing import NDArray
 
 from .folding import fold
-from .graph import read
 from .model_ports import pack_inputs
 from .precision import in_precision
+from .reading import read
 from .runtime import Runtime
 from .samples import Sample
 from .verdict import Errors, difference, largest
@@ -91,8 +91,8 @@ def layer_drift(model: keras.Model, path: Path, sample: Sample) -> list[LayerChe
 
 def _layer_outputs(model: keras.Model, sample: Sample) -> dict[str, Array]:
     """What each layer that is called once, with one output, gives; by its name."""
-    nodes = [calls[0] for calls in read(model).calls().values() if len(calls) == 1 and len(calls[0].outputs) == 1]
-    layers = [node.operation for node in nodes]
+    once = [layer for layer, calls in read(model).calls().items() if len(calls) == 1 and len(calls[0].outputs) == 1]
+    layers = [layer.source for layer in once if layer.source is not None]  # an activation is part of its layer
     every = keras.Model(model.input, [layer.output for layer in layers])
     outputs = every(pack_inputs(model, sample.arrays), training=False)
     return {

@@ -22,12 +22,12 @@ from .errors import CheckFailedError, UnsupportedError, UsageError
 from .export_report import ExportReport, GraphSize
 from .fold_report import FoldReport
 from .folding import fold
-from .graph import read
 from .model_ports import input_ports, output_ports
 from .naming import unique
 from .onnx_conversion import Conversion, convert
 from .parity import check
 from .precision import has_precision, in_precision
+from .reading import read
 from .runtime import LAYOUT_KEY
 from .samples import user_samples
 from .writing import check_output, output_file

@@ -43,19 +43,27 @@ class FoldRow:
         layer: the layer's name in the flat graph.
         type: the layer's class.
         decision: "folded" (into weights), "merged" (into another affine layer) or "kept".
-        into: the layers that took the map in.
-        direction: "backward" (into what comes before), "forward" (into what comes after), or "" where it was kept.
-        reason: why it was kept; "" otherwise.
+        into: the layers that took the map in, or a part of it where something is kept.
+        rule: how: "backward" (into what comes before), "forward" (into what comes after), "scale backward, shift
+            forward", "shift backward, scale forward", "slices", "ones channel", "border map"; "" where nothing was moved.
+        reason: why it was kept, and what would fold it; "" otherwise.
         scale: how far the map scales its channels apart; None for a layer that was not looked into.
+        warnings: what those who quantise, prune or debug the model should know of this layer.
     """
 
     layer: str
     type: str
     decision: str = "kept"
     into: tuple[str, ...] = ()
-    direction: str = ""
+    rule: str = ""
     reason: str = ""
     scale: ScaleRange | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def direction(self) -> str:
+        """The rule where it is one direction alone, else ""."""
+        return self.rule if self.rule in ("backward", "forward") else ""
 
 
 @dataclass
@@ -74,7 +82,9 @@ class FoldReport(Report):
         if not self.rows:
             return "no batch normalization in this model"
         counts = ((self.count(decision), decision) for decision in ("folded", "merged", "kept"))
-        return f"{len(self.rows)} batch normalizations: " + ", ".join(f"{n} {decision}" for n, decision in counts if n)
+        normalizations = all(row.type.endswith("BatchNormalization") for row in self.rows)
+        what = "batch normalizations" if normalizations else "affine layers"
+        return f"{len(self.rows)} {what}: " + ", ".join(f"{n} {decision}" for n, decision in counts if n)
 
     def tables(self) -> list[Table]:
         rows = [
@@ -102,4 +112,4 @@ def _row(row: FoldRow) -> dict[str, Any]:
     value = asdict(row)
     if row.scale and not np.isfinite(row.scale.spread):
         value["scale"]["spread"] = None  # JSON has no infinity
-    return {**value, "into": list(row.into)}
+    return {**value, "into": list(row.into), "direction": row.direction, "warnings": list(row.warnings)}

@@ -1,113 +1,98 @@
-"""Folding: the plan carried out, one layer at a time: weights to float64, algebra, back to their dtype once."""
+"""Folding a Keras model: read, plan, rebuild."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
-from numpy.typing import NDArray
 
-from .errors import UnsupportedError
-from .fold_report import FoldReport
-from .graph import LayerGraph, Node, read, rebuild
-from .planning import FoldPlan, plan_folds
-from .portable import with_keras_layers
+from .affine import Affine
+from .fold_report import FoldReport, FoldRow
+from .graph import Layer
+from .moving import Summand
+from .planning import plan_folds
+from .reading import KerasGraph, read
+from .rebuilding import rebuild
+from .rewriting import Rewriter
 from .rules import rule_for
-from .weights import check_weights, copy_variables
-from .wording import reason
+from .rules.batch_normalization import as_normalization, normalization_config
+from .rules.rule import Weights
+from .weights import check_weights
 
 
 def inspect(model: keras.Model) -> FoldReport:
     """What `fold` would do with each affine layer of `model`, without doing it.
 
     Raises:
-        UnsupportedError: the model is subclassed, or a Sequential that was never built.
+        UnsupportedError: the model is subclassed and cannot be read, or was never built.
         BrokenModelError: a weight is not finite, or a moving variance negative.
     """
     check_weights(model)
-    return plan_folds(read(model)).report
+    return plan(read(model))
 
 
 def fold(model: keras.Model) -> tuple[keras.Model, FoldReport]:
-    """The model with each batch normalization folded into the weights beside it, where that is exact.
+    """The model with each batch normalization, and every other affine layer, folded into the weights beside it.
 
     Args:
-        model: a functional or Sequential Keras model, left as it is.
+        model: a functional or Sequential Keras model, or a subclass whose `call` is made of Keras layers and operations;
+            left as it is.
 
     Returns:
         A functional model of Keras' own layers that computes at inference what `model` computes, up to the rounding of
         the folded weights to their dtype, with the names of its layers, inputs and outputs; and the report.
 
     Raises:
-        UnsupportedError: the model is subclassed, a Sequential that was never built, or has a layer that cannot be
+        UnsupportedError: the model is subclassed and cannot be read, was never built, or has a layer that cannot be
             copied from its configuration.
         BrokenModelError: a weight is not finite, or a moving variance negative.
     """
     check_weights(model)
     graph = read(model)
-    plan = plan_folds(graph)
-    return apply_folds(graph, plan), plan.report
+    report = plan(graph)
+    return rebuild(graph), report
 
 
-def apply_folds(graph: LayerGraph, plan: FoldPlan) -> keras.Model:
-    """The folded model: every layer of the graph anew, with the plan's answers carried out on its weights."""
-    made: list[tuple[Any, Any]] = []
-
-    def make(node: Node) -> Any:
-        if node.operation in plan.removed:
-            return None
-        operation = _copy(node, plan)
-        made.append((node.operation, operation))
-        return operation
-
-    model = rebuild(graph, make)
-    for old, new in made:
-        if old in plan.answers:
-            _assign_by_name(new, plan.weights(old))
-        elif isinstance(new, layers.Layer):
-            _assign_in_order(new, old)
-    return model
+def plan(graph: KerasGraph) -> FoldReport:
+    """Plans every fold in the graph of a Keras model; the report, with the layers that the graph does not reach."""
+    report = plan_folds(graph, Rewriter(graph, _normalization, _summand))
+    report.rows += _hidden(graph)
+    return report
 
 
-def _copy(node: Node, plan: FoldPlan) -> Any:
-    """The layer that stands in the node's place, without its weights."""
-    try:
-        if rule_for(type(node.operation)).types:
-            spec = plan.spec(node)
-            spec = rule_for(spec.type).portable(spec)
-            layer_type, config = spec.type, spec.config
-        else:
-            layer_type, config = type(node.operation), with_keras_layers(node.operation.get_config())
-        copy = layer_type.from_config(config)  # type: ignore[attr-defined]
-    except Exception as error:  # a layer's own code, which may raise anything
-        raise UnsupportedError(
-            f"Layer {node.name!r} ({type(node.operation).__name__}) cannot be copied into the folded model from its "
-            f"get_config(): {reason(error)}. Make get_config() return every argument."
-        ) from error
-    copy.name = node.name
-    return copy
+def _normalization(name: str, affine: Affine, like: Layer) -> Layer:
+    weights = as_normalization(affine)
+    precision = {"dtype": like.config["dtype"]} if "dtype" in like.config else {}
+    return _made(name, layers.BatchNormalization, {**normalization_config(affine), **precision}, weights, like)
 
 
-def _assign_by_name(layer: Any, weights: Mapping[str, NDArray[Any]]) -> None:
-    for variable in layer.weights:
-        with np.errstate(over="ignore"):  # it is told below
-            values = weights[variable.name].astype(variable.dtype)
-        if not np.isfinite(values).all():
-            raise UnsupportedError(
-                f"The folded {variable.name} of layer {layer.name!r} does not fit into {variable.dtype}. Fold the model in "
-                "float32: `kbn export` does."
-            )
-        variable.assign(values)
+def _summand(name: str, summand: Summand, source: Layer) -> Layer:
+    """Normalization with the constant as its mean: x - (-constant), the one layer of Keras that adds an array."""
+    padded = source.rule.padded(summand.node.spec)
+    axes = tuple(range(1, len(summand.node.outputs[0].shape)))
+
+    def read_constant() -> Weights:
+        constant = padded.border(source.weights(), summand.field)  # type: ignore[union-attr]  # it was asked before
+        return {"mean": -constant, "variance": np.ones_like(constant), "count": np.zeros(())}
+
+    config = {"axis": axes, "mean": None, "variance": None, "invert": False, "dtype": source.config["dtype"]}
+    return _made(name, layers.Normalization, config, read_constant, source)
 
 
-def _assign_in_order(new: Any, old: Any) -> None:
-    try:
-        copy_variables(old, new)
-    except ValueError as error:
-        raise UnsupportedError(
-            f"Layer {old.name!r} ({type(old).__name__}) cannot be copied into the folded model from its get_config(): "
-            f"{error}. Make get_config() return every argument that shapes the weights."
-        ) from error
+def _made(name: str, layer_type: Any, config: dict[str, Any], weights: Any, like: Layer) -> Layer:
+    read_weights = weights if callable(weights) else lambda: weights
+    shapes = {} if callable(weights) else {key: value.shape for key, value in weights.items()}
+    return Layer(name, layer_type, rule_for(layer_type), config, shapes, read_weights, like.precision)
+
+
+def _hidden(graph: KerasGraph) -> list[FoldRow]:
+    """A row for each normalization that a layer which stays whole holds inside."""
+    rows = []
+    for holder, why in graph.kept_whole.items():
+        for inner in holder._flatten_layers(include_self=False):
+            if rule_for(type(inner)) is rule_for(layers.BatchNormalization):
+                reason = f"it is inside {holder.name} ({type(holder).__name__}), a layer that is kept whole: {why}"
+                rows.append(FoldRow(inner.name, type(inner).__name__, reason=reason))
+    return rows

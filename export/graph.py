@@ -1,30 +1,25 @@
-"""LayerGraph: a flat view of a Keras model, and its way back to a model.
+"""Graph: what a model computes, as a list of calls; the form in which folding is planned, for Keras and ONNX alike.
 
-`read` lists the calls of layers and operations that lead from a model's inputs to its outputs, in the order in which
-they run. Nested functional and Sequential models are inlined: their layers stand in the list as if the outer model had
-called them itself. Only what is live counts: an old Sequential keeps nodes of builds long gone, which are not listed.
+    value ──> Node (a call of a Layer) ──> value ──> Node ──> ...
 
-The calls and their arguments are Keras' private graph (`_nodes_by_depth`, `arguments`, `_keras_history`), of which Keras
-offers no public view. Seen on Keras 3.15.
+A Layer is what has weights; a Node is one call of it, and a shared layer has several. The planner changes this graph and
+never the model: a layer's new weights are held as algebra (`Absorbed`) that is run when the new model is built.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-import keras
-from keras import layers, tree
-from keras.src.models.functional import Functional
+import optree
 
-from .errors import UnsupportedError
 from .naming import unique
-from .rules import LayerSpec, rule_for
-from .rules.rule import Shape
+from .rules.rule import Absorbed, LayerSpec, Rule, Shape, Weights
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Value:
     """A tensor that flows through the graph; shape with the batch axis, None where dynamic."""
 
@@ -32,19 +27,63 @@ class Value:
     dtype: str
 
 
-@dataclass(frozen=True, eq=False)
-class Node:
-    """One call of a layer or operation.
+@dataclass(eq=False)
+class Layer:
+    """What one or several calls compute.
 
     Attributes:
-        operation: the Keras layer or operation; shared by several nodes where the model calls it several times.
-        name: the operation's name, unique among the operations of the graph.
+        name: unique among the layers of the graph.
+        type: the Keras class, or the ONNX operator's name.
+        rule: what answers for layers of this type.
+        config: the arguments that make it, with the changes of the answers; empty for a layer without a rule.
+        shapes: the shape of each weight by its name.
+        read: the weights as they were read, by name, in float64.
+        precision: the dtype policy that it computes in.
+        source: the Keras layer or ONNX node that it was read from; None for one that the plan adds.
+        trainable: whether `training=True` in a call would reach it.
+        activation: the layer that applies its built-in activation, a layer of its own while folds are planned.
+        answers: what it took in, in order.
+    """
+
+    name: str
+    type: Any
+    rule: Rule
+    config: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Callable[[], Weights]
+    precision: str
+    source: Any = None
+    trainable: bool = True
+    activation: Layer | None = None
+    answers: tuple[Absorbed, ...] = ()
+
+    def take_in(self, answer: Absorbed) -> None:
+        """Changes the configuration now, the weights when they are asked for."""
+        if answer.becomes is not None:
+            self.type, self.rule = answer.becomes
+            self.config = {name: self.config[name] for name in ("dtype", "trainable") if name in self.config}
+        self.config = {**self.config, **answer.config}
+        self.answers = (*self.answers, answer)
+
+    def weights(self) -> Weights:
+        """The weights by name, in float64, as the answers leave them."""
+        weights = self.read()
+        for answer in self.answers:
+            weights = answer.algebra(weights)
+        return weights
+
+
+@dataclass(eq=False)
+class Node:
+    """One call of a layer.
+
+    Attributes:
+        layer: what is called.
         args, kwargs: the arguments of the call, with a Value in the place of each tensor.
         outputs: the tensors that the call returns, flattened.
     """
 
-    operation: Any
-    name: str
+    layer: Layer
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     outputs: tuple[Value, ...]
@@ -52,221 +91,180 @@ class Node:
     @property
     def inputs(self) -> tuple[Value, ...]:
         """The tensors among the arguments but for masks; one that is passed twice stands here twice."""
-        data = {name: value for name, value in self.kwargs.items() if name != "mask"}
-        return _values((self.args, data))
+        return _values((self.args, self._data))
 
     @property
     def masks(self) -> tuple[Value, ...]:
         """The tensors that say which elements of the inputs count; Keras writes implied masks into the call."""
         return _values(self.kwargs.get("mask"))
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """For each input the argument it is, or is part of: "0", "1", ... by position, else its name."""
+        named = {**{str(index): value for index, value in enumerate(self.args)}, **self._data}
+        return tuple(name for name, value in sorted(named.items(), key=_positions_first) for _ in _values(value))
+
+    @property
+    def _data(self) -> dict[str, Any]:
+        return {name: value for name, value in self.kwargs.items() if name != "mask"}
+
+    @property
     def spec(self) -> LayerSpec:
-        """What a rule may look at: shapes are empty for several inputs or outputs, the rest for a layer without a rule."""
-        layer = self.operation
-        known = bool(rule_for(type(layer)).types)
+        """What a rule may look at."""
+        layer = self.layer
         return LayerSpec(
-            type=type(layer),
-            name=self.name,
-            config=layer.get_config() if known else {},
-            weights={variable.name: tuple(variable.shape) for variable in layer.weights} if known else {},
-            input_shape=self.inputs[0].shape if len(self.inputs) == 1 else (),
-            output_shape=self.outputs[0].shape if len(self.outputs) == 1 else (),
+            type=layer.type,
+            name=layer.name,
+            config=layer.config,
+            weights=layer.shapes,
+            input_shapes=tuple(value.shape for value in self.inputs),
+            output_shapes=tuple(value.shape for value in self.outputs),
+            roles=self.roles,
+            arguments=(self.args, self.kwargs),
         )
+
+    def redirect(self, change: Mapping[Value, Value], ports: Iterable[int] | None = None) -> None:
+        """Reads other values: in every place, masks too, or at these ports alone."""
+        if ports is None:
+            fill = lambda leaf: change.get(leaf, leaf) if isinstance(leaf, Value) else leaf  # noqa: E731
+            self.args, self.kwargs = _map((self.args, dict(self.kwargs)), fill)
+            return
+        count = iter(range(len(self.inputs)))
+        wanted = set(ports)
+
+        def fill_port(leaf: Any) -> Any:
+            return change.get(leaf, leaf) if isinstance(leaf, Value) and next(count) in wanted else leaf
+
+        mask = {name: value for name, value in self.kwargs.items() if name == "mask"}
+        self.args, data = _map((self.args, self._data), fill_port)
+        self.kwargs = {**data, **mask}
+
+
+def _positions_first(item: tuple[str, Any]) -> tuple[bool, int, str]:
+    name = item[0]
+    return (False, int(name), "") if name.isdigit() else (True, 0, name)
 
 
 def _values(structure: Any) -> tuple[Value, ...]:
-    return tuple(leaf for leaf in tree.flatten(structure) if isinstance(leaf, Value))
+    return tuple(leaf for leaf in optree.tree_leaves(structure, none_is_leaf=True) if isinstance(leaf, Value))
 
 
-@dataclass(frozen=True, eq=False)
-class LayerGraph:
+def _map(structure: Any, function: Callable[[Any], Any]) -> Any:
+    return optree.tree_map(function, structure, none_is_leaf=True)
+
+
+@dataclass(eq=False)
+class Graph:
     """A model as the list of calls that compute it.
 
     Attributes:
         name: the model's name.
-        inputs: each InputLayer with the tensor it stands for, in the model's order.
-        nodes: every other call, each after those it depends on.
-        input_structure, output_structure: the model's own nesting of inputs and outputs, with Values as leaves.
-        output_names: the model's output names, in flattened order.
+        inputs: what the model is given.
+        nodes: every call, each after those it depends on.
+        outputs: what the model returns.
     """
 
     name: str
-    inputs: tuple[tuple[Any, Value], ...]
-    nodes: tuple[Node, ...]
-    input_structure: Any
-    output_structure: Any
-    output_names: tuple[str, ...]
+    inputs: tuple[Value, ...]
+    nodes: list[Node]
+    outputs: tuple[Value, ...]
 
-    @property
-    def outputs(self) -> tuple[Value, ...]:
-        return tuple(tree.flatten(self.output_structure))
+    # ------------------------------------------------------------------------------------------------------- looking
 
-    def calls(self) -> dict[Any, list[Node]]:
-        """The nodes of each operation, in the order in which they run."""
-        found: dict[Any, list[Node]] = {}
+    def calls(self) -> dict[Layer, list[Node]]:
+        """The nodes of each layer, in the order in which they run."""
+        found: dict[Layer, list[Node]] = {}
         for node in self.nodes:
-            found.setdefault(node.operation, []).append(node)
+            found.setdefault(node.layer, []).append(node)
         return found
 
+    @cached_property
+    def _producers(self) -> dict[Value, Node]:
+        return {value: node for node in self.nodes for value in node.outputs}
 
-def read(model: keras.Model) -> LayerGraph:
-    """The graph of a functional or Sequential model.
+    @cached_property
+    def _users(self) -> dict[Value, dict[Node, tuple[int, ...]]]:
+        users: dict[Value, dict[Node, tuple[int, ...]]] = {}
+        for node in self.nodes:
+            for port, value in enumerate(node.inputs):
+                ports = users.setdefault(value, {})
+                ports[node] = (*ports.get(node, ()), port)
+        return users
 
-    Raises:
-        UnsupportedError: the model is subclassed, or a Sequential that was never built.
-    """
-    function = _require_function(model)
-    # The model's own layers keep their names; those of nested models yield.
-    reader = _Reader(names={operation: operation.name for operation in function.operations})
-    inputs = tuple(Value(tuple(tensor.shape), tensor.dtype) for tensor in function.inputs)
-    outputs = reader.inline(function, inputs)
-    input_layers = [tensor._keras_history.operation for tensor in function.inputs]
-    return LayerGraph(
-        name=model.name,
-        inputs=tuple(zip(input_layers, inputs, strict=True)),
-        nodes=tuple(reader.nodes),
-        input_structure=tree.pack_sequence_as(function._inputs_struct, list(inputs)),
-        output_structure=tree.pack_sequence_as(function._outputs_struct, list(outputs)),
-        output_names=tuple(tensor._keras_history.operation.name for tensor in function.outputs),
-    )
+    @cached_property
+    def _fixed(self) -> set[Value]:
+        return {*self.outputs, *(mask for node in self.nodes for mask in node.masks)}
 
+    def producer(self, value: Value) -> Node | None:
+        """The call that makes the value; None for an input of the model."""
+        return self._producers.get(value)
 
-def _require_function(model: keras.Model) -> Any:
-    function = _function_of(model)
-    if function is None:
-        built = "a Sequential model without an input shape: add keras.Input(...) or call model.build(shape)"
-        subclassed = (
-            f"a subclass of keras.Model ({type(model).__name__}) whose graph of layers cannot be read: build it as "
-            "keras.Model(inputs, outputs)"
-        )
-        reason = built if isinstance(model, keras.Sequential) else subclassed
-        raise UnsupportedError(f"Model {model.name!r} is {reason}.")
-    return function
+    def users(self, value: Value) -> Mapping[Node, tuple[int, ...]]:
+        """The calls that read the value, with the ports at which each does."""
+        return self._users.get(value, {})
 
+    def is_fixed(self, value: Value) -> bool:
+        """Whether it must stay as it is: an output of the model, or data that elsewhere serves as a mask."""
+        return value in self._fixed
 
-def _function_of(operation: Any) -> Any:
-    """The functional graph that calling `operation` runs, or None where it does something of its own."""
-    if isinstance(operation, keras.Sequential) and type(operation).call is keras.Sequential.call:
-        return operation._functional
-    if isinstance(operation, Functional) and type(operation).call is Functional.call:
-        return operation
-    return None
+    # ------------------------------------------------------------------------------------------------------ changing
 
+    def bypass(self, node: Node) -> None:
+        """Takes a call of one input out: what read its output reads its input."""
+        self.nodes.remove(node)
+        self._exchange(node.outputs[0], node.inputs[0])
 
-@dataclass
-class _Reader:
-    names: dict[Any, str]
-    nodes: list[Node] = field(default_factory=list)
+    def remove(self, node: Node) -> None:
+        """Takes a call out that nothing reads any more."""
+        self.nodes.remove(node)
+        self._forget()
 
-    def inline(self, function: Any, inputs: tuple[Value, ...]) -> tuple[Value, ...]:
-        """Appends the calls of `function` on these inputs to the nodes; returns its outputs, flattened."""
-        values: dict[int, Any] = {id(tensor): value for tensor, value in zip(function.inputs, inputs, strict=True)}
-        for depth in sorted(function._nodes_by_depth, reverse=True):
-            for keras_node in function._nodes_by_depth[depth]:
-                if keras_node.operation is None or isinstance(keras_node.operation, layers.InputLayer):
-                    continue
-                if any(id(tensor) not in values for tensor in keras_node.input_tensors):
-                    continue  # It hangs on an input that the model does not have, so the model never runs it either.
-                args, kwargs = keras_node.arguments.fill_in(values)
-                outputs = self._call(keras_node.operation, args, kwargs, keras_node.outputs)
-                values.update({id(tensor): value for tensor, value in zip(keras_node.outputs, outputs, strict=True)})
-        return tuple(values[id(tensor)] for tensor in function.outputs)
+    def insert_after(self, value: Value, layer: Layer) -> Node:
+        """Puts a call of `layer` on the value: what read the value reads the call's output."""
+        node = Node(layer, (value,), {}, (Value(value.shape, value.dtype),))
+        producer = self.producer(value)
+        self._exchange(value, node.outputs[0])
+        self.nodes.insert(self.nodes.index(producer) + 1 if producer else 0, node)
+        return node
 
-    def _call(self, operation: Any, args: Any, kwargs: Any, tensors: list[Any]) -> tuple[Value, ...]:
-        inner = _function_of(operation)
-        if inner is not None and _runs_plainly(inner, args, kwargs):
-            return self.inline(inner, tuple(tree.flatten(args[0])))
-        outputs = tuple(Value(tuple(tensor.shape), tensor.dtype) for tensor in tensors)
-        self.nodes.append(Node(operation, self._name(operation), args, kwargs, outputs))
-        return outputs
+    def insert_before(self, user: Node, port: int, layer: Layer) -> Node:
+        """Puts a call of `layer` between one input of `user` and what makes it."""
+        value = user.inputs[port]
+        node = Node(layer, (value,), {}, (Value(value.shape, value.dtype),))
+        user.redirect({value: node.outputs[0]}, [port])
+        self.nodes.insert(self.nodes.index(user), node)
+        self._forget()
+        return node
 
-    def _name(self, operation: Any) -> str:
-        """The operation's own name, numbered where an operation of another nested model has it already."""
-        if operation not in self.names:
-            (self.names[operation],) = unique([operation.name], set(self.names.values()))
-        return self.names[operation]
+    def untie(self, nodes: Sequence[Node]) -> Layer:
+        """Gives these calls of one shared layer a copy of their own."""
+        shared = nodes[0].layer
+        activation = shared.activation
+        copy = replace(shared, name=self.new_name(shared.name))
+        if activation is not None:
+            copy.activation = replace(activation, name=self.new_name(activation.name))
+        for node in nodes:
+            node.layer = copy
+            if activation is not None:
+                for user in self.users(node.outputs[0]):
+                    if user.layer is activation:
+                        user.layer = copy.activation  # type: ignore[assignment]  # it has one, too
+        self._forget()
+        return copy
 
+    def new_name(self, wanted: str) -> str:
+        """The name, numbered where a layer of the graph has it already."""
+        (name,) = unique([wanted], {node.layer.name for node in self.nodes})
+        return name
 
-def _runs_plainly(inner: Any, args: Any, kwargs: Mapping[str, Any]) -> bool:
-    """Whether calling the nested model with these arguments only runs its layers, in inference, on what it is given.
+    def _exchange(self, old: Value, new: Value) -> None:
+        """Everything that reads the old value, or returns it, has the new one."""
+        readers = {*self.users(old), *(node for node in self.nodes if old in node.masks)}
+        for node in readers:
+            node.redirect({old: new})
+        self.outputs = tuple(new if value is old else value for value in self.outputs)
+        self._forget()
 
-    Keras sorts inputs that are named differently, casts their dtype and adjusts their rank before the first layer runs;
-    a model that is called so stays whole.
-    """
-    if len(args) != 1 or kwargs.get("training") or any(isinstance(x, Value) for x in tree.flatten(dict(kwargs))):
-        return False
-    given, declared = tree.flatten(args[0]), inner.inputs
-    try:
-        # A single tensor may be given bare or in a list.
-        if len(given) > 1:
-            tree.assert_same_structure(tree.lists_to_tuples(args[0]), tree.lists_to_tuples(inner._inputs_struct))
-    except ValueError:
-        return False
-    return len(given) == len(declared) and all(
-        isinstance(value, Value) and value.dtype == tensor.dtype and len(value.shape) == len(tensor.shape)
-        for value, tensor in zip(given, declared, strict=True)
-    )
-
-
-def rebuild(graph: LayerGraph, make: Callable[[Node], Any]) -> keras.Model:
-    """A functional model of the graph.
-
-    Args:
-        graph: what to build.
-        make: from the first node of each operation to the layer or operation that stands in its place. None means that
-            the node is left out and its only input goes on in the place of its output.
-
-    Returns:
-        The model, with the graph's name, nesting of inputs and outputs, and output names.
-    """
-    tensors: dict[Value, Any] = {}
-    for input_layer, value in graph.inputs:
-        clone = layers.InputLayer.from_config(input_layer.get_config())
-        tensors[value] = clone.output
-    made: dict[Any, Any] = {}
-
-    def fill_in(leaf: Any) -> Any:
-        return tensors[leaf] if isinstance(leaf, Value) else leaf
-
-    for node in graph.nodes:
-        if node.operation not in made:
-            made[node.operation] = make(node)
-        operation = made[node.operation]
-        if operation is None:
-            tensors[node.outputs[0]] = tensors[node.inputs[0]]
-            continue
-        args, kwargs = tree.map_structure(fill_in, (node.args, dict(node.kwargs)))
-        tensors.update(zip(node.outputs, tree.flatten(operation(*args, **kwargs)), strict=True))
-    taken = {layer.name for layer, _ in graph.inputs} | {operation.name for operation in made.values() if operation}
-    outputs = _named([tensors[value] for value in graph.outputs], graph.output_names, taken)
-    return keras.Model(
-        tree.map_structure(fill_in, graph.input_structure),
-        tree.pack_sequence_as(graph.output_structure, outputs),
-        name=graph.name,
-    )
-
-
-def _named(tensors: Sequence[Any], names: Sequence[str], taken: set[str]) -> list[Any]:
-    """The tensors as outputs of these names.
-
-    Where the layer that gave an output its name is gone (folded, or a nested model), a linear activation of that name
-    stands in its place. Two outputs of one name, as a model that is called twice gives, cannot both have it.
-    """
-    outputs = []
-    for tensor, name in zip(tensors, names, strict=True):
-        if tensor._keras_history.operation.name != name and name not in taken:
-            taken.add(name)
-            dtype = tensor.dtype if "float" in tensor.dtype else None
-            tensor = layers.Activation("linear", name=name, dtype=dtype)(tensor)
-        outputs.append(tensor)
-    return outputs
-
-
-def hidden_layers(graph: LayerGraph, types: tuple[type, ...]) -> Iterator[tuple[Node, Any]]:
-    """Each layer of these types that a composite layer of the graph holds inside, with the node that holds it."""
-    for nodes in graph.calls().values():
-        operation = nodes[0].operation
-        if isinstance(operation, layers.Layer):
-            for inner in operation._flatten_layers(include_self=False):
-                if type(inner) in types:
-                    yield nodes[0], inner
+    def _forget(self) -> None:
+        for name in ("_producers", "_users", "_fixed"):
+            self.__dict__.pop(name, None)

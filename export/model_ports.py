@@ -39,16 +39,22 @@ def as_functional(model: keras.Model) -> Any:
     Raises UsageError for a model that was never called, UnsupportedError for precisions other than float32.
     """
     _require_float32(model)
+    return model if getattr(model, "inputs", None) else wrapped(model)
+
+
+def wrapped(model: keras.Model) -> Any:
+    """A functional model around a subclassed one; raises UsageError where that was never called."""
     if getattr(model, "inputs", None):
-        return model
-    inputs = {
+        inputs = tree.map_structure(lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name), model.input)
+        return keras.Model(inputs, model(inputs), name=model.name)
+    named = {
         name: tree.map_shape_structure(lambda s, n=name: keras.Input(tuple(s[1:]), dtype="float32", name=n), shape)
         for name, shape in _build_shapes(model).items()
     }
-    if len(inputs) == 1:
-        (single,) = inputs.values()
+    if len(named) == 1:
+        (single,) = named.values()
         return keras.Model(single, model(single), name=model.name)
-    return keras.Model(inputs, model(**inputs), name=model.name)
+    return keras.Model(named, model(**named), name=model.name)
 
 
 def input_ports(model: Any, input_layout: str | None) -> tuple[Port, ...]:

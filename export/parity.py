@@ -21,9 +21,9 @@ from .archive import load_model
 from .check_report import CheckReport, OutputCheck
 from .drift import layer_drift
 from .errors import UsageError
-from .graph import read
 from .model_ports import input_ports, output_ports, pack_inputs
 from .precision import in_float32, in_precision, own_rounding
+from .reading import read
 from .runtime import Runtime
 from .samples import Sample, seeded_samples, user_samples
 from .wording import reason

@@ -68,7 +68,7 @@ def copy_variables(source: "keras.Layer", target: "keras.Layer") -> None:
         raise ValueError("it builds other weights than it holds")
     for old, new in zip(olds, news, strict=True):
         new.assign(old)
-    _finish_loading(target)
+    finish_loading(target)
 
 
 def _for_inference(layer: "keras.Layer") -> list[Any]:
@@ -80,7 +80,7 @@ def _for_inference(layer: "keras.Layer") -> list[Any]:
     return [variable for variable in layer.variables if id(variable) not in left_out]
 
 
-def _finish_loading(layer: "keras.Layer") -> None:
+def finish_loading(layer: "keras.Layer") -> None:
     """Lets the layer, and those inside it, derive what they compute with from weights that were assigned to them."""
     from keras.layers import Normalization
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from keras import layers
 
 from ..affine import Affine
-from .convolution import scale_output
+from .convolution import extended, scale_output
 from .kernel_rule import KernelRule
-from .rule import LayerSpec, Weights, bias_of
+from .rule import Absorbed, LayerSpec, Weights, bias_of, refuse_weights
 
 
 def scale_input(weights: Weights, affine: Affine) -> Weights:
@@ -31,3 +31,9 @@ class DenseRule(KernelRule):
 
     def scale_input(self, layer: LayerSpec) -> Callable[..., Weights]:
         return scale_input
+
+    def extend_output(self, layer: LayerSpec) -> Absorbed | None:
+        return None if refuse_weights(layer, "kernel") else extended(layer, "units", axis=-1)
+
+    def extended_macs(self, layer: LayerSpec) -> int:
+        return layer.input_shape[-1] or 1

@@ -15,14 +15,17 @@ from ..affine import Affine
 from .rule import (
     Absorbed,
     LayerSpec,
+    Ports,
     Refusal,
     Rule,
     Weights,
     channel_axis,
+    fit,
     refuse_activation,
-    refuse_axis,
     refuse_weights,
 )
+
+WITH_BIAS: Mapping[str, Any] = {"use_bias": True}
 
 
 class KernelRule(Rule):
@@ -41,35 +44,33 @@ class KernelRule(Rule):
         return refuse_padding(layer, affine)
 
     def absorb_after(self, layer: LayerSpec, affine: Affine) -> Absorbed | Refusal:
-        return (
-            refuse_weights(layer, *self.kernels)
-            or refuse_activation(layer)
-            or refuse_axis(layer, affine, _channels(layer, layer.output_shape), "output")
-            or Absorbed(partial(type(self).scale_output, affine=affine), _WITH_BIAS)
-        )
+        if refusal := refuse_weights(layer, *self.kernels) or refuse_activation(layer):
+            return refusal
+        fitted = fit(layer, affine, channel_axis(layer, layer.output_shape), "output")
+        if isinstance(fitted, Refusal):
+            return fitted
+        return Absorbed(partial(type(self).scale_output, affine=fitted), WITH_BIAS)
 
-    def absorb_before(self, layer: LayerSpec, affine: Affine) -> Absorbed | Refusal:
-        return (
-            refuse_weights(layer, *self.kernels)
-            or refuse_axis(layer, affine, _channels(layer, layer.input_shape), "input")
-            or self.refuse_input(layer, affine)
-            or Absorbed(partial(self.scale_input(layer), affine=affine), _WITH_BIAS)
-        )
-
-
-_WITH_BIAS: Mapping[str, Any] = {"use_bias": True}
+    def absorb_before(self, layer: LayerSpec, affine: Affine, ports: Ports) -> Absorbed | Refusal:
+        if refusal := refuse_weights(layer, *self.kernels):
+            return refusal
+        fitted = fit(layer, affine, channel_axis(layer, layer.input_shape), "input")
+        if isinstance(fitted, Refusal):
+            return fitted
+        return self.refuse_input(layer, fitted) or Absorbed(partial(self.scale_input(layer), affine=fitted), WITH_BIAS)
 
 
-def _channels(layer: LayerSpec, shape: tuple[int | None, ...]) -> int:
-    return channel_axis(layer, shape) if "data_format" in layer.config else len(shape) - 1
+def is_padded(layer: LayerSpec) -> bool:
+    """Whether zeros are put around the layer's input."""
+    return layer.config.get("padding", "valid") != "valid" and any(size > 1 for size in layer.config["kernel_size"])
 
 
 def refuse_padding(layer: LayerSpec, affine: Affine) -> Refusal | None:
     """A refusal where zeros are put around the layer's input and the map does not keep zero."""
-    padded = layer.config.get("padding", "valid") != "valid" and any(size > 1 for size in layer.config["kernel_size"])
-    if not padded or affine.is_linear:
+    if affine.is_linear or not is_padded(layer):
         return None
     return Refusal(
-        f"{layer.name} pads its input with zeros (padding={layer.config['padding']!r}), which the shift of the map "
-        "would have to reach; padding='valid' folds"
+        f"{layer.name} pads its input with zeros (padding={layer.config['padding']!r}), which the shift of the map would "
+        "have to reach",
+        "padding='valid' folds",
     )

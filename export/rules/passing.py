@@ -1,24 +1,24 @@
-"""Layers without weights that a per-channel map passes, unchanged or on another axis.
+"""Layers that a per-channel map passes unchanged.
 
-identity at inference      Dropout and noise layers, linear Activation: any map
-mean over the window       AveragePooling (padding is left out of Keras' means), GlobalAveragePooling: any map
+identity at inference      Dropout and noise layers: any map
+mean over the window       AveragePooling (padding is left out of Keras' means), GlobalAveragePooling, UpSampling and Resizing
+                           by nearest or bilinear interpolation (whose weights sum to one), Cropping: any map
 maximum over the window    MaxPooling, GlobalMaxPooling: a map with scale > 0 in every channel, since it keeps the order
-positively homogeneous     ReLU, LeakyReLU: a map without shift, with scale > 0
-rearrangement              Flatten: the channels are tiled (innermost) or repeated (outermost)
+zeros around               ZeroPadding: a map without shift; for the others see padding.py
 """
 
 from __future__ import annotations
 
-import math
+from typing import Any, ClassVar
 
 import numpy as np
 from keras import layers
 
 from ..affine import Affine
-from .rule import Direction, LayerSpec, Refusal, Rule, channel_axis
+from .rule import LayerSpec, OneInput, Padding, Passed, Refusal, channel_axis
 
 
-class IdentityRule(Rule):
+class IdentityRule(OneInput):
     types = (
         layers.ActivityRegularization,
         layers.AlphaDropout,
@@ -31,25 +31,54 @@ class IdentityRule(Rule):
         layers.SpatialDropout3D,
     )
 
-    def pass_through(self, layer: LayerSpec, affine: Affine, direction: Direction) -> Affine | Refusal:
+    def through(self, layer: LayerSpec, affine: Affine, forward: bool) -> Affine | Passed | Refusal:
         return affine
 
-
-class AveragePoolingRule(Rule):
-    types = (layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D)
-
-    def pass_through(self, layer: LayerSpec, affine: Affine, direction: Direction) -> Affine | Refusal:
-        return _off_window(layer, affine) or affine
+    def constant_through(self, layer: LayerSpec, value: float) -> float | None:
+        return value
 
 
-class MaxPoolingRule(Rule):
-    types = (layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D)
+class WindowRule(OneInput):
+    """Layers that compute each channel from a window of it, with weights that sum to one."""
 
-    def pass_through(self, layer: LayerSpec, affine: Affine, direction: Direction) -> Affine | Refusal:
-        return _off_window(layer, affine) or _order_lost(layer, affine) or affine
+    types: ClassVar[tuple[Any, ...]] = (
+        layers.AveragePooling1D,
+        layers.AveragePooling2D,
+        layers.AveragePooling3D,
+        layers.Cropping1D,
+        layers.Cropping2D,
+        layers.Cropping3D,
+        layers.UpSampling1D,
+        layers.UpSampling2D,
+        layers.UpSampling3D,
+        layers.Resizing,
+    )
+
+    def through(self, layer: LayerSpec, affine: Affine, forward: bool) -> Affine | Passed | Refusal:
+        if affine.axis != channel_axis(layer, layer.input_shape):
+            return off_channels(layer)
+        return self.refuse(layer, affine) or affine
+
+    def refuse(self, layer: LayerSpec, affine: Affine) -> Refusal | None:
+        """A refusal of this map, which runs along the channels."""
+        padded = layer.config.get("pad_to_aspect_ratio") and not affine.is_linear
+        if padded or layer.config.get("interpolation", "nearest") not in ("nearest", "bilinear"):
+            return Refusal(f"the weights with which {layer.name} interpolates do not sum to one everywhere")
+        return None
+
+    def constant_through(self, layer: LayerSpec, value: float) -> float | None:
+        nothing = Affine.uniform(1.0, value, 1, 0)
+        return None if self.refuse(layer, nothing) else value
 
 
-class GlobalPoolingRule(Rule):
+class MaxPoolingRule(WindowRule):
+    types: ClassVar[tuple[Any, ...]] = (layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D)
+
+    def refuse(self, layer: LayerSpec, affine: Affine) -> Refusal | None:
+        return order_lost(layer, affine)
+
+
+class GlobalPoolingRule(OneInput):
     types = (
         layers.GlobalAveragePooling1D,
         layers.GlobalAveragePooling2D,
@@ -59,66 +88,49 @@ class GlobalPoolingRule(Rule):
         layers.GlobalMaxPooling3D,
     )
 
-    def pass_through(self, layer: LayerSpec, affine: Affine, direction: Direction) -> Affine | Refusal:
+    def through(self, layer: LayerSpec, affine: Affine, forward: bool) -> Affine | Passed | Refusal:
         inside = channel_axis(layer, layer.input_shape)
         outside = inside if layer.config["keepdims"] else 1
-        here, there = (inside, outside) if direction is Direction.TOWARD_OUTPUT else (outside, inside)
+        here, there = (inside, outside) if forward else (outside, inside)
         if affine.axis != here:
-            return Refusal(f"the map does not run along the channels of {layer.name}")
-        if "Max" in layer.type.__name__ and (refusal := _order_lost(layer, affine)):
+            return off_channels(layer)
+        if "Max" in layer.kind and (refusal := order_lost(layer, affine)):
             return refusal
         return affine.along(there)
 
 
-class HomogeneousRule(Rule):
-    types = (layers.Activation, layers.LeakyReLU, layers.ReLU)
+class ZeroPaddingRule(OneInput):
+    types = (layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
 
-    def pass_through(self, layer: LayerSpec, affine: Affine, direction: Direction) -> Affine | Refusal:
-        config = layer.config
-        if config.get("activation") == "linear":
+    def through(self, layer: LayerSpec, affine: Affine, forward: bool) -> Affine | Passed | Refusal:
+        if affine.axis != channel_axis(layer, layer.input_shape):
+            return off_channels(layer)
+        if affine.is_linear or not any(map(any, self.zero_padding(layer))):
             return affine
-        unbounded = config.get("max_value") is None and not config.get("threshold")
-        homogeneous = layer.type is layers.LeakyReLU or (unbounded and config.get("activation", "relu") == "relu")
-        if homogeneous and affine.is_linear and (affine.scale > 0).all():
-            return affine
-        return Refusal(f"the activation {layer.name} stands between, which only a positive scale without shift passes")
+        return Refusal(f"{layer.name} puts zeros around, which the shift of the map does not reach")
+
+    def zero_padding(self, layer: LayerSpec) -> Padding:
+        padding = layer.config["padding"]
+        if layer.type is layers.ZeroPadding1D:
+            padding = (padding,)
+        return tuple((int(before), int(behind)) for before, behind in padding)
+
+    def constant_through(self, layer: LayerSpec, value: float) -> float | None:
+        return value  # inside; in the padding it is 0, as a padded convolution has it
 
 
-class FlattenRule(Rule):
-    types = (layers.Flatten,)
-
-    def pass_through(self, layer: LayerSpec, affine: Affine, direction: Direction) -> Affine | Refusal:
-        rank = len(layer.input_shape)
-        if direction is Direction.TOWARD_INPUT:
-            return (
-                affine if rank == 2 else Refusal(f"the map differs from one position to the next before {layer.name}")
-            )
-        # Keras moves the channels last before it flattens.
-        last = [*range(2, rank), 1] if layer.config["data_format"] == "channels_first" else list(range(1, rank))
-        if affine.axis not in last:
-            return Refusal(f"the map does not run along the channels of {layer.name}")
-        position = last.index(affine.axis)
-        sizes = [layer.input_shape[axis] for axis in last]
-        known = [size for size in sizes if size is not None]
-        if len(known) < len(sizes):
-            return Refusal(
-                f"{layer.name} flattens a dynamic shape {layer.input_shape}, so the channels have no fixed place"
-            )
-        outer, inner = known[:position], known[position + 1 :]
-        return affine.repeat(math.prod(inner), axis=1).tile(math.prod(outer), axis=1)
-
-
-def _off_window(layer: LayerSpec, affine: Affine) -> Refusal | None:
-    if affine.axis == channel_axis(layer, layer.input_shape):
-        return None
+def off_channels(layer: LayerSpec) -> Refusal:
+    """The refusal of a map on another axis."""
     return Refusal(f"the map does not run along the channels of {layer.name}")
 
 
-def _order_lost(layer: LayerSpec, affine: Affine) -> Refusal | None:
+def order_lost(layer: LayerSpec, affine: Affine) -> Refusal | None:
+    """The refusal of a map that does not keep the order of numbers in every channel."""
     negative = int(np.count_nonzero(affine.scale <= 0))
     if not negative:
         return None
     return Refusal(
         f"the scale is not positive in {negative} of {affine.channels} channels, whose maximum {layer.name} would "
-        "otherwise take from the other end"
+        "otherwise take from the other end",
+        "a positive gamma folds",
     )

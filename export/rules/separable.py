@@ -9,12 +9,17 @@ With D of shape (*window, C, M) and P of shape (*ones, C M, O):
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
+import numpy as np
 from keras import layers
+from numpy.typing import NDArray
 
 from ..affine import Affine
-from .kernel_rule import KernelRule
-from .rule import LayerSpec, Weights, bias_of
+from . import depthwise
+from .convolution import spatial_padding
+from .kernel_rule import WITH_BIAS, KernelRule
+from .rule import Absorbed, LayerSpec, PaddedConvolution, Weights, bias_of, refuse_weights
 
 KERNELS = ("depthwise_kernel", "pointwise_kernel")
 
@@ -30,14 +35,18 @@ def scale_output(weights: Weights, affine: Affine) -> Weights:
 
 def scale_input(weights: Weights, affine: Affine) -> Weights:
     """The weights that give for x what the layer gives now for `affine` of x, where nothing is padded."""
-    depthwise, pointwise = (weights[name] for name in KERNELS)
-    window = depthwise.sum(axis=tuple(range(depthwise.ndim - 2)))
-    spilled = (affine.shift[:, None] * window).reshape(-1) @ pointwise.reshape(-1, pointwise.shape[-1])
+    window = weights["depthwise_kernel"].sum(axis=tuple(range(weights["depthwise_kernel"].ndim - 2)))
+    spilled = (affine.shift[:, None] * window).reshape(-1) @ _pointwise(weights)
     return {
-        "depthwise_kernel": depthwise * affine.scale[:, None],
-        "pointwise_kernel": pointwise,
+        "depthwise_kernel": weights["depthwise_kernel"] * affine.scale[:, None],
+        "pointwise_kernel": weights["pointwise_kernel"],
         "bias": bias_of(weights, spilled.size) + spilled,
     }
+
+
+def _pointwise(weights: Weights) -> NDArray[np.float64]:
+    pointwise = weights["pointwise_kernel"]
+    return pointwise.reshape(-1, pointwise.shape[-1])
 
 
 class SeparableRule(KernelRule):
@@ -47,3 +56,17 @@ class SeparableRule(KernelRule):
 
     def scale_input(self, layer: LayerSpec) -> Callable[..., Weights]:
         return scale_input
+
+    def padded(self, layer: LayerSpec) -> PaddedConvolution | None:
+        if refuse_weights(layer, *KERNELS):
+            return None
+        geometry = spatial_padding(layer)
+
+        def border(weights: Weights, field: NDArray[np.float64]) -> NDArray[np.float64]:
+            return depthwise.border(weights["depthwise_kernel"], field, **geometry) @ _pointwise(weights)
+
+        return PaddedConvolution(
+            padding=geometry["padding"],
+            border=border,
+            scaled=lambda affine: Absorbed(partial(scale_input, affine=affine.scaling()), WITH_BIAS),
+        )

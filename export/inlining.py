@@ -1,0 +1,81 @@
+"""A layer or model whose `call` is made of Keras layers and operations, as the graph of what it calls.
+
+`layer.call(symbolic tensors)`, not `layer(...)`, runs the author's Python once and leaves the calls that it made. That is the
+whole of what the layer computes only if it has no weights of its own, and nothing else decides what it does; where that
+cannot be told, the layer stays whole, with the reason.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import layers, tree
+
+from .graph import Value
+from .wording import reason
+
+
+@dataclass(frozen=True)
+class Inlined:
+    """The graph of a call.
+
+    Attributes:
+        function: a keras.Function of the call's tensors.
+        inputs: the values of the call, in the order of the function's inputs.
+    """
+
+    function: Any
+    inputs: tuple[Value, ...]
+
+
+def inlined(layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Inlined | str:
+    """The graph of `layer(*args, **kwargs)`, with a Value for each tensor; or why there is none, as a clause."""
+    inner = [each for each in layer._flatten_layers(include_self=False) if not isinstance(each, layers.InputLayer)]
+    if not inner:
+        return "it holds no layers"
+    if any(isinstance(leaf, Value) for leaf in tree.flatten(kwargs.get("mask"))):
+        return "it is called with a mask"
+    if kwargs.get("training"):
+        return "its call has training=True written into it"
+    if type(layer).__call__ is not layers.Layer.__call__ and not isinstance(layer, keras.Model):
+        return "its class has a __call__ of its own"
+    if layer._trainable_variables or layer._non_trainable_variables:
+        return "it computes with weights of its own"
+    values = tuple(leaf for leaf in tree.flatten((list(args), dict(kwargs))) if isinstance(leaf, Value))
+    if any("float" in value.dtype and value.dtype != layer.compute_dtype for value in values):
+        return f"it casts its inputs to {layer.compute_dtype}"
+    tensors = {value: keras.Input(batch_shape=value.shape, dtype=value.dtype) for value in values}
+
+    def fill_in(leaf: Any) -> Any:
+        return tensors[leaf] if isinstance(leaf, Value) else leaf
+
+    filled = tree.map_structure(
+        fill_in, (tuple(args), {k: v for k, v in kwargs.items() if k not in ("mask", "training")})
+    )
+    if "training" in inspect.signature(layer.call).parameters:
+        filled[1]["training"] = False
+    try:
+        with _nodes_restored(layer), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            outputs = layer.call(*filled[0], **filled[1])
+            function = keras.Function(list(tensors.values()), outputs)
+    except Exception as error:  # the layer's own code, which may raise anything
+        return f"its call is not made of Keras layers and operations alone: {reason(error)}"
+    return Inlined(function, tuple(tensors))
+
+
+@contextmanager
+def _nodes_restored(layer: Any) -> Iterator[None]:
+    """Takes back what symbolic calls leave behind in the layers that are called."""
+    counts = [(each, len(each._inbound_nodes), len(each._outbound_nodes)) for each in layer._flatten_layers()]
+    try:
+        yield
+    finally:
+        for each, inbound, outbound in counts:
+            del each._inbound_nodes[inbound:], each._outbound_nodes[outbound:]

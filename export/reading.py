@@ -1,0 +1,226 @@
+"""From a Keras model to its graph: nested models inlined, built-in activations apart, only what is live.
+
+`read` lists the calls of layers and operations that lead from a model's inputs to its outputs, in the order in which
+they run. Nested functional and Sequential models are inlined: their layers stand in the list as if the outer model had
+called them itself. So are layers and models whose `call` is made of Keras layers and operations alone (inlining.py). An old
+Sequential keeps nodes of builds long gone, which are not listed.
+
+The calls and their arguments are Keras' private graph (`_nodes_by_depth`, `arguments`, `_keras_history`), of which Keras
+offers no public view. Seen on Keras 3.15.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops, tree
+from keras.src.models.functional import Functional
+
+from .errors import UnsupportedError, UsageError
+from .graph import Graph, Layer, Node, Value
+from .inlining import Inlined, inlined
+from .model_ports import wrapped
+from .naming import unique
+from .rules import rule_for
+from .rules.kernel_rule import KernelRule
+from .rules.rule import Weights
+
+
+@dataclass(eq=False)
+class KerasGraph(Graph):
+    """The graph of a Keras model.
+
+    Attributes:
+        input_layers: the InputLayer of each input.
+        input_structure, output_structure: the model's own nesting of inputs and outputs, a None for each tensor.
+        output_names: the model's output names, in flattened order.
+        kept_whole: for each layer that holds others and was not inlined, the reason.
+    """
+
+    input_layers: tuple[Any, ...] = ()
+    input_structure: Any = None
+    output_structure: Any = None
+    output_names: tuple[str, ...] = ()
+    kept_whole: Mapping[Any, str] = field(default_factory=dict)
+
+
+def read(model: keras.Model) -> KerasGraph:
+    """The graph of a functional or Sequential model, or of a subclassed one made of Keras layers and operations.
+
+    Raises:
+        UnsupportedError: the model is subclassed and cannot be read, or was never built.
+    """
+    function = _function_of(model)
+    if function is None and isinstance(model, keras.Sequential):
+        raise UnsupportedError(
+            f"Model {model.name!r} is a Sequential model without an input shape: add keras.Input(...) or call "
+            "model.build(shape)."
+        )
+    if function is None:
+        function = _wrapped(model)
+    # The model's own layers keep their names; those of nested models yield.
+    reader = _Reader(names={operation: operation.name for operation in function.operations})
+    inputs = tuple(Value(tuple(tensor.shape), tensor.dtype) for tensor in function.inputs)
+    outputs = reader.inline(function, inputs)
+    if model in reader.kept_whole:
+        raise UnsupportedError(
+            f"Model {model.name!r} is a subclass of keras.Model ({type(model).__name__}) whose graph of layers cannot be "
+            f"read: {reader.kept_whole[model]}. Build it as keras.Model(inputs, outputs); `kbn export` takes it as it is."
+        )
+    return KerasGraph(
+        name=model.name,
+        inputs=inputs,
+        nodes=reader.nodes,
+        outputs=outputs,
+        input_layers=tuple(tensor._keras_history.operation for tensor in function.inputs),
+        input_structure=tree.map_structure(lambda _: None, function._inputs_struct),
+        output_structure=tree.map_structure(lambda _: None, function._outputs_struct),
+        output_names=tuple(tensor._keras_history.operation.name for tensor in function.outputs),
+        kept_whole=reader.kept_whole,
+    )
+
+
+def _wrapped(model: keras.Model) -> Any:
+    try:
+        return wrapped(model)
+    except UsageError as error:
+        raise UnsupportedError(str(error)) from error
+
+
+def _function_of(operation: Any) -> Any:
+    """The functional graph that calling `operation` runs, or None where it does something of its own."""
+    if isinstance(operation, keras.Sequential) and type(operation).call is keras.Sequential.call:
+        return operation._functional
+    if isinstance(operation, Functional) and type(operation).call is Functional.call:
+        return operation
+    return None
+
+
+@dataclass
+class _Reader:
+    names: dict[Any, str]
+    nodes: list[Node] = field(default_factory=list)
+    layers: dict[Any, Layer] = field(default_factory=dict)
+    kept_whole: dict[Any, str] = field(default_factory=dict)
+
+    def inline(self, function: Any, inputs: Sequence[Value]) -> tuple[Value, ...]:
+        """Appends the calls of `function` on these inputs to the nodes; returns its outputs, flattened."""
+        values: dict[int, Any] = {id(tensor): value for tensor, value in zip(function.inputs, inputs, strict=True)}
+        for depth in sorted(function._nodes_by_depth, reverse=True):
+            for keras_node in function._nodes_by_depth[depth]:
+                if keras_node.operation is None or isinstance(keras_node.operation, layers.InputLayer):
+                    continue
+                if any(id(tensor) not in values for tensor in keras_node.input_tensors):
+                    continue  # It hangs on an input that the model does not have, so the model never runs it either.
+                args, kwargs = keras_node.arguments.fill_in(values)
+                outputs = self._call(keras_node.operation, args, kwargs, keras_node.outputs)
+                values.update({id(tensor): value for tensor, value in zip(keras_node.outputs, outputs, strict=True)})
+        return tuple(values[id(tensor)] for tensor in function.outputs)
+
+    def _call(self, operation: Any, args: Any, kwargs: Any, tensors: list[Any]) -> tuple[Value, ...]:
+        inner = _function_of(operation)
+        if inner is not None and _runs_plainly(inner, args, kwargs):
+            return self.inline(inner, tuple(tree.flatten(args[0])))
+        if inner is None and isinstance(operation, layers.Layer) and not rule_for(type(operation)).types:
+            found = inlined(operation, args, kwargs)
+            if isinstance(found, Inlined):
+                self.names.setdefault(operation, operation.name)
+                return self.inline(found.function, found.inputs)
+            self.kept_whole.setdefault(operation, found)
+        outputs = tuple(Value(tuple(tensor.shape), tensor.dtype) for tensor in tensors)
+        layer = self._layer(operation)
+        self.nodes.append(Node(layer, args, kwargs, outputs))
+        if layer.activation is not None:
+            return self._activate(layer, layer.activation)
+        return outputs
+
+    def _activate(self, layer: Layer, activation: Layer) -> tuple[Value, ...]:
+        """Puts the layer's activation behind its call, as a call of its own."""
+        node = self.nodes[-1]
+        (output,) = node.outputs
+        node.outputs = (Value(output.shape, output.dtype),)
+        self.nodes.append(Node(activation, node.outputs, {}, (output,)))
+        return (output,)
+
+    def _layer(self, operation: Any) -> Layer:
+        if operation not in self.layers:
+            self.layers[operation] = self._read_layer(operation)
+        return self.layers[operation]
+
+    def _read_layer(self, operation: Any) -> Layer:
+        rule = rule_for(type(operation))
+        if operation not in self.names:
+            # Numbered where an operation of another nested model has the name already.
+            (self.names[operation],) = unique([operation.name], set(self.names.values()))
+        config: dict[str, Any] = {}
+        weights: dict[str, Any] = {}
+        if rule.types and isinstance(operation, layers.Layer):
+            config, weights = operation.get_config(), named_weights(operation)
+        elif rule.types:
+            config = {name: value for name, value in vars(operation).items() if not name.startswith("_")}
+        layer = Layer(
+            name=self.names[operation],
+            type=type(operation),
+            rule=rule,
+            config=config,
+            shapes={name: tuple(weight.shape) for name, weight in weights.items()},
+            read=partial(_read_weights, weights),
+            precision=_precision(operation),
+            source=operation,
+            trainable=getattr(operation, "trainable", True),
+        )
+        if isinstance(rule, KernelRule) and config.get("activation") not in (None, "linear"):
+            layer.activation = activation_of(layer)
+            layer.config = {**config, "activation": "linear"}
+        return layer
+
+
+def activation_of(layer: Layer) -> Layer:
+    """The layer's built-in activation as a layer."""
+    config = {"activation": layer.config["activation"], "dtype": layer.config["dtype"]}
+    rule = rule_for(layers.Activation)
+    return Layer(f"{layer.name}_activation", layers.Activation, rule, config, {}, dict, layer.precision)
+
+
+def named_weights(layer: Any) -> dict[str, Any]:
+    """The layer's weights by name, with as much of their path as tells them apart: kernel, query/kernel."""
+    paths = [weight.path.split("/") for weight in layer.weights]
+    for length in range(1, max(map(len, paths), default=1) + 1):
+        names = ["/".join(path[-length:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return dict(zip(names, layer.weights, strict=True)) if paths else {}
+
+
+def _read_weights(weights: Mapping[str, Any]) -> Weights:
+    return {name: ops.convert_to_numpy(weight).astype(np.float64) for name, weight in weights.items()}
+
+
+def _precision(operation: Any) -> str:
+    return str(operation.dtype_policy.name) if isinstance(operation, layers.Layer) else ""
+
+
+def _runs_plainly(inner: Any, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether calling the nested model with these arguments only runs its layers, in inference, on what it is given.
+
+    Keras sorts inputs that are named differently, casts their dtype and adjusts their rank before the first layer runs;
+    a model that is called so stays whole.
+    """
+    if len(args) != 1 or kwargs.get("training") or any(isinstance(x, Value) for x in tree.flatten(dict(kwargs))):
+        return False
+    given, declared = tree.flatten(args[0]), inner.inputs
+    try:
+        # A single tensor may be given bare or in a list.
+        if len(given) > 1:
+            tree.assert_same_structure(tree.lists_to_tuples(args[0]), tree.lists_to_tuples(inner._inputs_struct))
+    except ValueError:
+        return False
+    return len(given) == len(declared) and all(
+        isinstance(value, Value) and value.dtype == tensor.dtype and len(value.shape) == len(tensor.shape)
+        for value, tensor in zip(given, declared, strict=True)
+    )

@@ -1,0 +1,132 @@
+"""From a graph back to a Keras model: every layer anew, with its weights as the plan leaves them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, tree
+from numpy.typing import NDArray
+
+from .errors import UnsupportedError
+from .graph import Layer, Node, Value
+from .portable import with_keras_layers
+from .reading import KerasGraph, named_weights
+from .weights import copy_variables, finish_loading
+from .wording import reason
+
+
+def rebuild(graph: KerasGraph) -> keras.Model:
+    """A functional model of the graph, with its name, nesting of inputs and outputs, and output names.
+
+    Raises:
+        UnsupportedError: a layer cannot be copied from its configuration, or a weight does not fit into its dtype.
+    """
+    fuse_activations(graph)
+    tensors: dict[Value, Any] = {}
+    for input_layer, value in zip(graph.input_layers, graph.inputs, strict=True):
+        clone = layers.InputLayer.from_config(input_layer.get_config())
+        tensors[value] = clone.output
+    made: dict[Layer, Any] = {}
+
+    def fill_in(leaf: Any) -> Any:
+        return tensors[leaf] if isinstance(leaf, Value) else leaf
+
+    for node in graph.nodes:
+        if node.layer not in made:
+            made[node.layer] = _make(node)
+        operation = made[node.layer]
+        args, kwargs = tree.map_structure(fill_in, (node.args, dict(node.kwargs)))
+        tensors.update(zip(node.outputs, tree.flatten(operation(*args, **kwargs)), strict=True))
+    taken = {layer.name for layer in graph.input_layers} | {operation.name for operation in made.values()}
+    outputs = _named([tensors[value] for value in graph.outputs], graph.output_names, taken)
+    inputs = [tensors[value] for value in graph.inputs]
+    model = keras.Model(
+        tree.pack_sequence_as(graph.input_structure, inputs),
+        tree.pack_sequence_as(graph.output_structure, outputs),
+        name=graph.name,
+    )
+    for layer, operation in made.items():
+        if layer.answers or layer.source is None:
+            _assign_by_name(operation, layer.weights())
+        elif isinstance(operation, layers.Layer):
+            _assign_in_order(operation, layer.source)
+    return model
+
+
+def fuse_activations(graph: KerasGraph) -> None:
+    """Puts each activation that still follows its layer at every call back into the layer."""
+    for layer, nodes in graph.calls().items():
+        activation = layer.activation
+        if activation is None:
+            continue
+        behind = []
+        for node in nodes:
+            users = list(graph.users(node.outputs[0]))
+            fixed = graph.is_fixed(node.outputs[0])
+            behind += users if len(users) == 1 and users[0].layer is activation and not fixed else []
+        if len(behind) == len(nodes):
+            layer.config = {**layer.config, "activation": activation.config["activation"]}
+            for node, follower in zip(nodes, behind, strict=True):
+                node.outputs = follower.outputs
+                graph.remove(follower)
+
+
+def _make(node: Node) -> Any:
+    """The layer that stands in the node's place, without its weights."""
+    layer = node.layer
+    try:
+        if layer.rule.types and issubclass(layer.type, layers.Layer):
+            layer_type, config = layer.rule.portable(node.spec)
+            config = {"dtype": node.outputs[0].dtype, **config}
+        else:
+            layer_type, config = layer.type, with_keras_layers(layer.source.get_config())
+        copy = layer_type.from_config(dict(config))
+    except Exception as error:  # a layer's own code, which may raise anything
+        raise UnsupportedError(
+            f"Layer {layer.name!r} ({node.spec.kind}) cannot be copied into the folded model from its "
+            f"get_config(): {reason(error)}. Make get_config() return every argument."
+        ) from error
+    copy.name = layer.name
+    return copy
+
+
+def _assign_by_name(operation: Any, weights: Mapping[str, NDArray[Any]]) -> None:
+    for name, variable in named_weights(operation).items():
+        with np.errstate(over="ignore"):  # it is told below
+            values = weights[name].astype(variable.dtype)
+        if not np.isfinite(values).all():
+            raise UnsupportedError(
+                f"The folded {name} of layer {operation.name!r} does not fit into {variable.dtype}. Fold the model in "
+                "float32: `kbn export` does."
+            )
+        variable.assign(values)
+    finish_loading(operation)
+
+
+def _assign_in_order(new: Any, old: Any) -> None:
+    try:
+        copy_variables(old, new)
+    except ValueError as error:
+        raise UnsupportedError(
+            f"Layer {old.name!r} ({type(old).__name__}) cannot be copied into the folded model from its get_config(): "
+            f"{error}. Make get_config() return every argument that shapes the weights."
+        ) from error
+
+
+def _named(tensors: Sequence[Any], names: Sequence[str], taken: set[str]) -> list[Any]:
+    """The tensors as outputs of these names.
+
+    Where the layer that gave an output its name is gone (folded, or a nested model), a linear activation of that name
+    stands in its place. Two outputs of one name, as a model that is called twice gives, cannot both have it.
+    """
+    outputs = []
+    for tensor, name in zip(tensors, names, strict=True):
+        if tensor._keras_history.operation.name != name and name not in taken:
+            taken.add(name)
+            dtype = tensor.dtype if "float" in tensor.dtype else None
+            tensor = layers.Activation("linear", name=name, dtype=dtype)(tensor)
+        outputs.append(tensor)
+    return outputs
