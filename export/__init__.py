@@ -1,6 +1,6 @@
 """kbn.export: fold batch normalization, convert to ONNX, prove that the file computes what the model computed.
 
-    fold(model)            the folded Keras model and what was folded into what
+    fold(model)            the folded model, Keras or ONNX, and what was folded into what
     inspect(model)         the same report without building the folded model
     export(model, path)    fold, convert, check, write
     check(model, path)     does this ONNX file compute what this model computes?
@@ -13,16 +13,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .affine import Affine
+    from .any_model import fold, inspect
     from .check_report import CheckReport
     from .export_report import ExportReport
     from .exporting import export
     from .fold_report import FoldReport
-    from .folding import fold, inspect
     from .parity import check
 
 _HOME = {
-    "fold": ".folding",
-    "inspect": ".folding",
+    "Affine": ".affine",
+    "fold": ".any_model",
+    "inspect": ".any_model",
     "FoldReport": ".fold_report",
     "check": ".parity",
     "CheckReport": ".check_report",
@@ -30,7 +32,7 @@ _HOME = {
     "ExportReport": ".export_report",
 }
 
-__all__ = ["CheckReport", "ExportReport", "FoldReport", "check", "export", "fold", "inspect"]
+__all__ = ["Affine", "CheckReport", "ExportReport", "FoldReport", "check", "export", "fold", "inspect"]
 
 
 def __getattr__(name: str) -> Any:

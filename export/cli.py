@@ -42,6 +42,9 @@ app = typer.Typer(
 )
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A Keras model: .keras or .h5.", show_default=False)]
+AnyModel = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A Keras model, .keras or .h5, or an ONNX file.", show_default=False)
+]
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -109,7 +112,7 @@ def _options(
 
 @app.command()
 def inspect(
-    model: Model,
+    model: AnyModel,
     custom_objects: CustomObjects = None,
     allow_unsafe: AllowUnsafe = False,
     as_json: Json = False,
@@ -120,7 +123,7 @@ def inspect(
     with _progress(quiet) as step:
         _check_outputs(report_file=report_file)
         _import_keras(step)
-        from .folding import inspect as inspect_model
+        from .any_model import inspect as inspect_model
 
         report = inspect_model(_load(model, custom_objects, allow_unsafe, step))
     _show(report, as_json, report_file)
@@ -128,9 +131,9 @@ def inspect(
 
 @app.command()
 def fold(
-    model: Model,
+    model: AnyModel,
     output: Annotated[
-        Path, typer.Argument(metavar="OUT.keras", help="Where the folded model goes.", show_default=False)
+        Path, typer.Argument(metavar="OUT", help="Where the folded model goes, of MODEL's kind.", show_default=False)
     ],
     force: Force = False,
     custom_objects: CustomObjects = None,
@@ -139,20 +142,29 @@ def fold(
     report_file: ReportFile = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write the folded Keras model."""
+    """Write the folded Keras model, or the folded ONNX file."""
     with _progress(quiet) as step:
         from .writing import output_file
 
-        _check_outputs(output, ".keras", force, report_file)
+        is_onnx = model.suffix == ".onnx"
+        _check_outputs(output, ".onnx" if is_onnx else ".keras", force, report_file)
         _import_keras(step)
-        from .folding import fold as fold_model
+        from .any_model import fold as fold_model
 
         loaded = _load(model, custom_objects, allow_unsafe, step)
         step("fold")
         folded, report = fold_model(loaded)
+        if is_onnx:
+            from .onnx_comparison import compare
+
+            step("compare")
+            compare(loaded, folded)
         step("write")
         with output_file(output, force=force) as temporary:
-            folded.save(temporary)
+            if is_onnx:
+                temporary.write_bytes(folded.SerializeToString())
+            else:
+                folded.save(temporary)
     _show(report, as_json, report_file)
 
 
@@ -261,9 +273,13 @@ def _check_outputs(
 
 
 def _load(model: Path, custom_objects: Path | None, allow_unsafe: bool, step: Callable[[str], None]) -> Any:
+    step("load")
+    if model.suffix == ".onnx":
+        from .onnx_folding import load_onnx
+
+        return load_onnx(model)
     from .archive import load_model
 
-    step("load")
     return load_model(model, custom_objects=_read_objects(custom_objects), allow_unsafe=allow_unsafe)
 
 

@@ -7,6 +7,7 @@ element moved counts as 64 multiply-adds: 32 operations per byte of float32, the
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from .rules.rule import Shape
 
@@ -32,6 +33,11 @@ def elementwise(shape: Shape) -> float:
 def constant_sum(shape: Shape) -> float:
     """The sum with a constant of the tensor's shape, which is read, too."""
     return OPERATION + 3.0 * elements(shape)
+
+
+def recomputed(inputs: Sequence[Shape], output: Shape, macs: int) -> float:
+    """A layer computed once more: its inputs read, its output written, so many multiply-adds for each element of it."""
+    return OPERATION + sum(map(elements, inputs)) + elements(output) * (1.0 + macs / MACS_PER_ELEMENT)
 
 
 def wider(shape: Shape, axis: int, macs: int) -> float:

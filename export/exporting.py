@@ -22,12 +22,12 @@ from .errors import CheckFailedError, UnsupportedError, UsageError
 from .export_report import ExportReport, GraphSize
 from .fold_report import FoldReport
 from .folding import fold
-from .model_ports import input_ports, output_ports
+from .model_ports import input_ports, output_ports, with_inputs
 from .naming import unique
-from .onnx_conversion import Conversion, convert
+from .onnx_conversion import convert
+from .onnx_folding import fold_onnx
 from .parity import check
 from .precision import has_precision, in_precision
-from .reading import read
 from .runtime import LAYOUT_KEY
 from .samples import user_samples
 from .writing import check_output, output_file
@@ -54,7 +54,7 @@ def export(
     """Folds the model's batch normalizations, converts it to ONNX, proves the file and writes it.
 
     Args:
-        model: a functional or Sequential Keras model, or its `.keras` or `.h5` file.
+        model: a Keras model, or its `.keras` or `.h5` file. Of a subclass that cannot be read, the ONNX graph is folded.
         path: where the ONNX file goes; nothing appears there before the check has passed.
         input_layout: "nchw" or "nhwc" for images of rank 4; None leaves the model's own.
         opset: the ONNX operator set, 13 or newer.
@@ -84,7 +84,8 @@ def export(
     original: keras.Model = model
     if source is not None:
         original = load_model(source, custom_objects=custom_objects, allow_unsafe=allow_unsafe)
-    read(original)  # what has no graph, and data that does not fit, is told before the long work
+    original = with_inputs(original)
+    # Data that does not fit is told before the long work.
     if data is not None:
         next(user_samples(original, data))
     clock.start("fold")
@@ -97,16 +98,22 @@ def export(
         opset=opset,
         input_layout=input_layout,
         output_names=unique([port.name for port in outputs], [port.name for port in inputs]),
-        metadata=_metadata(source, fold_report, input_layout if any(port.transposition for port in inputs) else None),
     )
     del folded
+    proto = conversion.proto
+    if any(row.scale is None for row in fold_report.rows):
+        # What is inside a layer that stays whole can be reached now.
+        proto, found = fold_onnx(proto)
+        fold_report.rows = [row for row in fold_report.rows if row.scale is not None] + found.rows
+    layout = input_layout if any(port.transposition for port in inputs) else None
+    onnx.helper.set_model_props(proto, _metadata(source, fold_report, layout))
     clock.start("check")
     with output_file(path, force=force) as temporary:
-        _save(conversion.proto, temporary)
+        _save(proto, temporary)
         check_report = check(original, temporary, data, seed=seed)
         if not check_report.passed:
             raise CheckFailedError(_failure(check_report, temporary, kept, force), check_report)
-        after = _onnx_size(conversion, temporary)
+        after = _onnx_size(proto, temporary)
     return ExportReport(
         path=path,
         fold=fold_report,
@@ -182,8 +189,8 @@ def _keras_size(model: keras.Model, source: Path | None) -> GraphSize:
     return GraphSize(dict(operators), model.count_params(), source.stat().st_size if source else None)
 
 
-def _onnx_size(conversion: Conversion, path: Path) -> GraphSize:
-    graph = conversion.proto.graph
+def _onnx_size(proto: onnx.ModelProto, path: Path) -> GraphSize:
+    graph = proto.graph
     operators = Counter(node.op_type for node in graph.node)
     parameters = sum(math.prod(tensor.dims) for tensor in graph.initializer)
     return GraphSize(dict(operators), parameters, path.stat().st_size)

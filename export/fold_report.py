@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from .affine import Affine
 from .report import Report, Table
 
 
@@ -20,19 +20,21 @@ class ScaleRange:
         largest: the largest |scale|.
         spread: the largest |scale| over the median |scale|; infinite where the median is 0.
         dead: how many channels have scale 0, so that their output is constant.
+        uniform: whether every channel has the same scale and the same shift.
     """
 
     channels: int
     largest: float
     spread: float
     dead: int
+    uniform: bool = False
 
     @classmethod
-    def of(cls, scale: NDArray[np.float64]) -> ScaleRange:
-        size = np.abs(scale)
+    def of(cls, affine: Affine) -> ScaleRange:
+        size = np.abs(affine.scale)
         largest, median = float(size.max()), float(np.median(size))
         spread = largest / median if median else float("inf")
-        return cls(len(size), largest, spread, int(np.count_nonzero(size == 0)))
+        return cls(len(size), largest, spread, int(np.count_nonzero(size == 0)), affine.is_uniform)
 
 
 @dataclass(frozen=True)
@@ -91,14 +93,17 @@ class FoldReport(Report):
             (
                 row.layer,
                 row.decision,
-                ", ".join(row.into) if row.into else row.reason,
+                row.rule,
+                row.reason or ", ".join(row.into),
                 f"{row.scale.largest:.3g}" if row.scale else "",
                 f"{row.scale.spread:.3g}" if row.scale else "",
             )
             for row in self.rows
         ]
-        columns = ("layer", "decision", "into, or why not", "max |scale|", "max / median")
-        return [Table("Fold", columns, rows, frozenset(columns[3:]), self.summary())]
+        columns = ("layer", "decision", "how", "into, or why not", "max |scale|", "max / median")
+        warned = [(row.layer, warning) for row in self.rows for warning in row.warnings]
+        fold = Table("Fold", columns, rows, frozenset(columns[4:]), self.summary())
+        return [fold, *([Table("Worth knowing", ("layer", "what"), warned)] if warned else [])]
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -18,7 +19,7 @@ from .rebuilding import rebuild
 from .rewriting import Rewriter
 from .rules import rule_for
 from .rules.batch_normalization import as_normalization, normalization_config
-from .rules.rule import Weights
+from .rules.rule import Weights, channel_axis
 from .weights import check_weights
 
 
@@ -58,8 +59,16 @@ def fold(model: keras.Model) -> tuple[keras.Model, FoldReport]:
 def plan(graph: KerasGraph) -> FoldReport:
     """Plans every fold in the graph of a Keras model; the report, with the layers that the graph does not reach."""
     report = plan_folds(graph, Rewriter(graph, _normalization, _summand))
+    for layer in graph.calls():
+        if isinstance(layer.inner, KerasGraph):
+            inside = plan(layer.inner).rows
+            report.rows += [_within(row, layer.name) for row in inside]
     report.rows += _hidden(graph)
     return report
+
+
+def _within(row: FoldRow, holder: str) -> FoldRow:
+    return replace(row, layer=f"{holder}/{row.layer}", into=tuple(f"{holder}/{name}" for name in row.into))
 
 
 def _normalization(name: str, affine: Affine, like: Layer) -> Layer:
@@ -70,11 +79,14 @@ def _normalization(name: str, affine: Affine, like: Layer) -> Layer:
 
 def _summand(name: str, summand: Summand, source: Layer) -> Layer:
     """Normalization with the constant as its mean: x - (-constant), the one layer of Keras that adds an array."""
-    padded = source.rule.padded(summand.node.spec)
+    spec = summand.node.spec
+    padded = source.rule.padded(spec)
+    channels = channel_axis(spec, spec.output_shape)
     axes = tuple(range(1, len(summand.node.outputs[0].shape)))
 
     def read_constant() -> Weights:
         constant = padded.border(source.weights(), summand.field)  # type: ignore[union-attr]  # it was asked before
+        constant = np.moveaxis(constant, -1, channels - 1)
         return {"mean": -constant, "variance": np.ones_like(constant), "count": np.zeros(())}
 
     config = {"axis": axes, "mean": None, "variance": None, "invert": False, "dtype": source.config["dtype"]}

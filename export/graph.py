@@ -41,6 +41,7 @@ class Layer:
         precision: the dtype policy that it computes in.
         source: the Keras layer or ONNX node that it was read from; None for one that the plan adds.
         trainable: whether `training=True` in a call would reach it.
+        inner: the graph of the model that it holds and runs on its own, which is folded by itself.
         activation: the layer that applies its built-in activation, a layer of its own while folds are planned.
         answers: what it took in, in order.
     """
@@ -54,6 +55,7 @@ class Layer:
     precision: str
     source: Any = None
     trainable: bool = True
+    inner: Graph | None = None
     activation: Layer | None = None
     answers: tuple[Absorbed, ...] = ()
 
@@ -233,6 +235,15 @@ class Graph:
         node = Node(layer, (value,), {}, (Value(value.shape, value.dtype),))
         user.redirect({value: node.outputs[0]}, [port])
         self.nodes.insert(self.nodes.index(user), node)
+        self._forget()
+        return node
+
+    def copy_for(self, reader: Node, producer: Node) -> Node:
+        """A second call of the producer's layer on the same inputs, which `reader` alone reads."""
+        outputs = tuple(Value(value.shape, value.dtype) for value in producer.outputs)
+        node = Node(producer.layer, producer.args, producer.kwargs, outputs)
+        reader.redirect(dict(zip(producer.outputs, outputs, strict=True)))
+        self.nodes.insert(self.nodes.index(producer) + 1, node)
         self._forget()
         return node
 

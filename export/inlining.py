@@ -43,7 +43,7 @@ def inlined(layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Inlin
         return "it is called with a mask"
     if kwargs.get("training"):
         return "its call has training=True written into it"
-    if type(layer).__call__ is not layers.Layer.__call__ and not isinstance(layer, keras.Model):
+    if type(layer).__call__ is not layers.Layer.__call__:
         return "its class has a __call__ of its own"
     if layer._trainable_variables or layer._non_trainable_variables:
         return "it computes with weights of its own"

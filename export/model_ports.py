@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 from keras import tree
+from keras.src.models.functional import Functional
 
 from .errors import UnsupportedError, UsageError
 from .rules.rule import Shape
@@ -39,22 +40,55 @@ def as_functional(model: keras.Model) -> Any:
     Raises UsageError for a model that was never called, UnsupportedError for precisions other than float32.
     """
     _require_float32(model)
-    return model if getattr(model, "inputs", None) else wrapped(model)
+    return model if getattr(model, "inputs", None) else _wrapped(model)
 
 
-def wrapped(model: keras.Model) -> Any:
+def with_inputs(model: keras.Model) -> Any:
+    """The model itself where it has symbolic inputs and outputs, else a functional model around it.
+
+    Raises UnsupportedError where it was never called or built.
+    """
+    if isinstance(model, keras.Sequential) and not getattr(model, "inputs", None) and not model.built:
+        raise UnsupportedError(
+            f"Model {model.name!r} is a Sequential model without an input shape: add keras.Input(...) or call "
+            "model.build(shape)."
+        )
+    if function_of(model) is not None:
+        return model
+    try:
+        return _wrapped(model)
+    except UsageError as error:
+        raise UnsupportedError(str(error)) from error
+
+
+def function_of(operation: Any) -> Any:
+    """The functional graph that calling `operation` runs, or None where it does something of its own."""
+    if isinstance(operation, keras.Sequential) and type(operation).call is keras.Sequential.call:
+        return operation._functional
+    if isinstance(operation, Functional) and type(operation).call is Functional.call:
+        return operation
+    return None
+
+
+def _wrapped(model: keras.Model) -> Any:
     """A functional model around a subclassed one; raises UsageError where that was never called."""
     if getattr(model, "inputs", None):
         inputs = tree.map_structure(lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name), model.input)
         return keras.Model(inputs, model(inputs), name=model.name)
-    named = {
-        name: tree.map_shape_structure(lambda s, n=name: keras.Input(tuple(s[1:]), dtype="float32", name=n), shape)
-        for name, shape in _build_shapes(model).items()
-    }
+    named = {name: _symbolic(shape, name, model.compute_dtype) for name, shape in _build_shapes(model).items()}
     if len(named) == 1:
         (single,) = named.values()
         return keras.Model(single, model(single), name=model.name)
     return keras.Model(named, model(**named), name=model.name)
+
+
+def _symbolic(shape: Any, name: str, dtype: str) -> Any:
+    """Inputs of these shapes, nested alike; each of a list has a number, each of a dictionary its key for a name."""
+    if isinstance(shape, dict):
+        return {key: _symbolic(each, str(key), dtype) for key, each in shape.items()}
+    if isinstance(shape, list | tuple) and any(isinstance(each, list | tuple | dict) for each in shape):
+        return [_symbolic(each, f"{name}_{index}", dtype) for index, each in enumerate(shape)]
+    return keras.Input(tuple(shape[1:]), dtype=dtype, name=name)
 
 
 def input_ports(model: Any, input_layout: str | None) -> tuple[Port, ...]:

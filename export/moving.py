@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .affine import Affine
 from .cost import constant_sum, elementwise
 from .graph import Graph, Node, Value
-from .rules.rule import Absorbed, Padding, Refusal
+from .rules.rule import Absorbed, Padding, Refusal, channel_axis
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,14 @@ class Summand:
     field: NDArray[np.float64]
 
 
+@dataclass(frozen=True, eq=False)
+class Copy:
+    """A second call of what `producer` computes, for `reader` alone; what is asked of `producer` is asked of the copy."""
+
+    producer: Node
+    reader: Node
+
+
 @dataclass(frozen=True)
 class Move:
     """What it takes.
@@ -61,14 +69,16 @@ class Move:
     Attributes:
         asks: the calls that take something in.
         leftovers, summands: what would be computed in place of the map.
-        widened: tensors that gain a channel.
-        cost: of the leftovers and summands, and of wider tensors, in elements moved (cost.py).
+        widened: tensors that gain a channel, each with the axis.
+        copies: layers that would be there twice.
+        cost: of the leftovers and summands, of wider tensors and copies, in elements moved (cost.py).
     """
 
     asks: tuple[Ask, ...] = ()
     leftovers: tuple[Leftover, ...] = ()
     summands: tuple[Summand, ...] = ()
-    widened: tuple[Value, ...] = ()
+    widened: tuple[tuple[Value, int], ...] = ()
+    copies: tuple[Copy, ...] = ()
     cost: float = 0.0
 
     def __add__(self, other: Move) -> Move:
@@ -77,6 +87,7 @@ class Move:
             self.leftovers + other.leftovers,
             self.summands + other.summands,
             self.widened + other.widened,
+            self.copies + other.copies,
             self.cost + other.cost,
         )
 
@@ -122,7 +133,7 @@ def backward(graph: Graph, node: Node, affine: Affine, port: int = 0, split: boo
     if others:
         return Refusal(
             f"the output of {producer.layer.name} is also used by {', '.join(sorted(others))}",
-            "a copy of that layer for this branch alone would fold",
+            "a layer for this branch alone would fold" if producer.layer.shapes else "",
         )
     if graph.is_fixed(value):
         return Refusal(f"the output of {producer.layer.name} is also an output of the model, or a mask")
@@ -143,7 +154,7 @@ def _upward(graph: Graph, node: Node, affine: Affine, split: bool) -> Proposal:
         return Move((ask(node, answer, affine, "after"),))
     ways = rule.pass_backward(spec, affine)
     if isinstance(ways, Refusal):
-        return answer if spec.weights else ways
+        return ways if answer.by_default else answer
     refusal = answer
     for way in ways:
         change = [ask(node, way.change, affine, "through", into=False)] if way.change else []
@@ -201,13 +212,13 @@ def _downward(
         if found := _into_border(node, affine, halo):
             return found
         padding = rule.zero_padding(spec)
-        if padding is not None and affine.axis == len(spec.input_shape) - 1:
+        if padding is not None and affine.axis == channel_axis(spec, spec.input_shape):
             return forward(graph, node.outputs[0], affine, border, _around(halo, padding))
     if halo is not None or len(spec.output_shapes) != 1:
         return answer
     through = rule.pass_forward(spec, affine, ports)
     if isinstance(through, Refusal):
-        return answer if spec.weights else through
+        return through if answer.by_default else answer
     (onward,) = through.maps
     change = [ask(node, through.change, affine, "through", into=False)] if through.change else []
     return together([Move(tuple(change)), forward(graph, node.outputs[0], onward, border)])  # type: ignore[arg-type]
@@ -217,16 +228,15 @@ def _into_border(node: Node, affine: Affine, halo: Padding | None) -> Move | Non
     """The scale into a padded convolution, the shift as a constant behind it; None where that cannot be."""
     spec = node.spec
     padded = node.layer.rule.padded(spec)
-    sizes = spec.input_shape[1:-1]
-    last = affine.axis == len(spec.input_shape) - 1 and spec.input_shape[-1] == affine.channels
-    if padded is None or padded.padding is None or None in sizes or not last:
+    axis = channel_axis(spec, spec.input_shape)
+    if padded is None or padded.padding is None or affine.axis != axis or spec.input_shape[axis] != affine.channels:
         return None
-    if spec.config.get("data_format") == "channels_first" or None in spec.output_shape[1:]:
+    sizes = [size or 0 for position, size in enumerate(spec.input_shape) if position not in (0, axis)]
+    if 0 in sizes or None in spec.output_shape[1:]:
         return None
-    inner = [size - sum(zeros) for size, zeros in zip(sizes, halo or ((0, 0),) * len(sizes), strict=True)]  # type: ignore[operator]
-    field = np.pad(
-        np.broadcast_to(affine.shift, (*inner, affine.channels)), [*(halo or ((0, 0),) * len(sizes)), (0, 0)]
-    )
+    around = halo or ((0, 0),) * len(sizes)
+    inner = [size - before - behind for size, (before, behind) in zip(sizes, around, strict=True)]
+    field = np.pad(np.broadcast_to(affine.shift, (*inner, affine.channels)), [*around, (0, 0)])
     return Move(
         (ask(node, padded.scaled(affine), affine, "border"),),
         summands=(Summand(node, field),),
@@ -242,7 +252,7 @@ def _around(halo: Padding | None, padding: Padding) -> Padding:
 
 def training_refused(node: Node) -> Refusal | None:
     """A refusal where the call does what layers do in training."""
-    if not node.kwargs.get("training"):
+    if not node.kwargs.get("training") or node.layer.rule.ignores_training:
         return None
     return Refusal(f"the call of {node.layer.name} has training=True written into it", "call it without")
 

@@ -21,9 +21,8 @@ from .archive import load_model
 from .check_report import CheckReport, OutputCheck
 from .drift import layer_drift
 from .errors import UsageError
-from .model_ports import input_ports, output_ports, pack_inputs
+from .model_ports import input_ports, output_ports, pack_inputs, with_inputs
 from .precision import in_float32, in_precision, own_rounding
-from .reading import read
 from .runtime import Runtime
 from .samples import Sample, seeded_samples, user_samples
 from .wording import reason
@@ -44,7 +43,7 @@ def check(
     """Compares an ONNX file with the model it was made from.
 
     Args:
-        model: the original functional or Sequential Keras model, or its file.
+        model: the original Keras model, or its file.
         onnx_path: the file, as `kbn.export.export` writes it. Inputs and outputs are matched by position.
         data: the user's own inputs beside the seeded ones: an array, a sequence of one per input, or a mapping by name.
         seed: of the random inputs.
@@ -56,12 +55,12 @@ def check(
 
     Raises:
         UsageError: the data does not fit the model, or the file has other inputs or outputs than the model.
-        UnsupportedError: the model is subclassed, or has a layer that cannot be copied from its configuration.
+        UnsupportedError: the model was never built, or has a layer that cannot be copied from its configuration.
         BrokenModelError: onnxruntime cannot load or run the file.
     """
     if not isinstance(model, keras.Model):
         model = load_model(model, custom_objects=custom_objects, allow_unsafe=allow_unsafe)
-    read(model)  # refuses a model without inputs and outputs of its own
+    model = with_inputs(model)
     own = user_samples(model, data) if data is not None else iter(())
     first = list(islice(own, 1))  # data that does not fit is told before the long work
     runtime = Runtime(Path(onnx_path))

@@ -14,6 +14,7 @@ from typing import Any
 
 from .affine import Affine
 from .cost import elementwise
+from .duplicating import own_copy
 from .fold_report import FoldReport, FoldRow, ScaleRange
 from .graph import Graph, Layer, Node
 from .moving import Move, Proposal, backward, forward, free_moves, together
@@ -41,6 +42,7 @@ def _free(graph: Graph, nodes: Sequence[Node], affine: Affine) -> Ways:
 def _cheaper(graph: Graph, nodes: Sequence[Node], affine: Affine) -> Ways:
     return {
         "slices": together(backward(graph, node, affine, split=True) for node in nodes),
+        "own copy": own_copy(graph, nodes, affine),
         "ones channel": ones_channel(graph, nodes, affine),
         "border map": together(forward(graph, node.outputs[0], affine, border=True) for node in nodes),
     }
@@ -58,10 +60,9 @@ class _Planner:
         changed = True
         while changed:
             changed = False
-            for layer, nodes in self.graph.calls().items():
-                if any(node not in self.graph.nodes for node in nodes):
-                    continue  # it went with another
-                affine = self._affine(layer, nodes)
+            for layer in self.graph.calls():
+                nodes = [node for node in self.graph.nodes if node.layer is layer]  # less than before, where some went
+                affine = self._affine(layer, nodes) if nodes else None
                 if affine is not None:
                     changed |= self._place(layer, nodes, affine, kinds)
 
@@ -70,6 +71,11 @@ class _Planner:
             return None
         return layer.rule.affine(nodes[0].spec, layer.weights)
 
+    def _alike(self, layer: Layer, calls: Sequence[Node], affine: Affine) -> bool:
+        """Whether the layer is this map at each of the calls; on another shape it may lie along another axis."""
+        found = (layer.rule.affine(node.spec, layer.weights) for node in calls[1:])
+        return all(each is not None and each.equals(affine) for each in found)
+
     def _place(self, layer: Layer, nodes: list[Node], affine: Affine, kinds: Sequence[Any]) -> bool:
         """Decides what becomes of this layer's calls; whether anything changed."""
         row = self._row(layer, affine)
@@ -77,33 +83,30 @@ class _Planner:
         if refusal is not None:
             self.rows[layer.name] = replace(row, reason=str(refusal))
             return False
-        changed = False
         reasons: dict[str, str] = {}
         # All calls as one; else each for itself.
         for calls in [nodes, *([node] for node in nodes if len(nodes) > 1)]:
-            if any(node not in self.graph.nodes for node in calls):
-                break
+            here = layer.rule.affine(calls[0].spec, layer.weights) if len(nodes) > 1 else affine
+            if here is None or not self._alike(layer, calls, here):
+                continue
             ways: Ways = {}
             for kind in kinds:
-                ways |= kind(self.graph, calls, affine)
-            resolved = {name: self.rewriter.resolve(way, layer) for name, way in ways.items()}
+                ways |= kind(self.graph, calls, here)
+            resolved = {name: self.rewriter.resolve(way, layer, calls) for name, way in ways.items()}
             moves = {name: way for name, way in resolved.items() if isinstance(way, Move)}
-            now = sum(elementwise(node.outputs[0].shape) for node in calls)
             best = min(moves, key=lambda name: moves[name].cost, default="")
+            now = sum(elementwise(node.outputs[0].shape) for node in calls)
             if best and moves[best].cost < now:
-                self._carry_out(layer, calls, affine, best, moves[best])
-                changed = True
-            elif not reasons:
-                reasons = {name: str(way) for name, way in resolved.items() if isinstance(way, Refusal)}
-        left = [node for node in nodes if node in self.graph.nodes]
-        if left and not changed:
-            self._keep(layer, len(left), reasons)
-        return changed
+                self._carry_out(layer, calls, here, best, moves[best])
+                return True  # the other calls are looked at anew, as they are now
+            reasons = reasons or {name: str(way) for name, way in resolved.items() if isinstance(way, Refusal)}
+        self._keep(layer, len(nodes), reasons)
+        return False
 
     def _row(self, layer: Layer, affine: Affine) -> FoldRow:
         if layer.name not in self.rows:
             self.order.append(layer.name)
-            row = FoldRow(layer.name, layer_type(layer), scale=ScaleRange.of(affine.scale))
+            row = FoldRow(layer.name, layer_type(layer), scale=ScaleRange.of(affine))
             self.rows[layer.name] = replace(row, warnings=warnings_of(layer, affine))
         return self.rows[layer.name]
 
@@ -133,6 +136,9 @@ def _out_of_reach(layer: Layer, nodes: Sequence[Node]) -> Refusal | None:
     for value in (nodes[0].inputs[0], nodes[0].outputs[0]):
         if "float" not in value.dtype.lower():
             return Refusal(f"it reads numbers of type {value.dtype}", "cast them to floating point before")
+    before, after = nodes[0].inputs[0].dtype, nodes[0].outputs[0].dtype
+    if before != after:
+        return Refusal(f"it turns {before} into {after}")
     return None
 
 

@@ -6,6 +6,8 @@ reading and folding of the graph, so that the float64 reference of the check can
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -58,7 +60,8 @@ def in_precision(model: keras.Model, dtype: str) -> keras.Model:
     custom_objects = _own_classes(model)
     try:
         # safe_mode guards against configurations of strangers; this one was just made from a model in memory.
-        copy = keras.saving.deserialize_keras_object(config, custom_objects=custom_objects, safe_mode=False)
+        with _default_precision(dtype):
+            copy = keras.saving.deserialize_keras_object(config, custom_objects=custom_objects, safe_mode=False)
         copy_variables(model, copy)
     except Exception as error:  # a layer's own code, which may raise anything
         raise UnsupportedError(
@@ -66,6 +69,19 @@ def in_precision(model: keras.Model, dtype: str) -> keras.Model:
             f"{reason(error)}. get_config() of its layers must return every argument."
         ) from error
     return copy
+
+
+@contextmanager
+def _default_precision(dtype: str) -> Iterator[None]:
+    """Layers that a custom layer makes for itself, and does not tell of in its configuration, compute in `dtype`."""
+    policy, floatx = keras.config.dtype_policy(), keras.config.floatx()
+    keras.config.set_dtype_policy(dtype)
+    keras.config.set_floatx(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(floatx)
+        keras.config.set_dtype_policy(policy)
 
 
 def _own_classes(model: keras.Model) -> dict[str, type]:

@@ -19,16 +19,15 @@ from typing import Any
 import keras
 import numpy as np
 from keras import layers, ops, tree
-from keras.src.models.functional import Functional
 
-from .errors import UnsupportedError, UsageError
+from .errors import UnsupportedError
 from .graph import Graph, Layer, Node, Value
 from .inlining import Inlined, inlined
-from .model_ports import wrapped
+from .model_ports import function_of, with_inputs
 from .naming import unique
 from .rules import rule_for
 from .rules.kernel_rule import KernelRule
-from .rules.rule import Weights
+from .rules.rule import Shape, Weights
 
 
 @dataclass(eq=False)
@@ -55,14 +54,7 @@ def read(model: keras.Model) -> KerasGraph:
     Raises:
         UnsupportedError: the model is subclassed and cannot be read, or was never built.
     """
-    function = _function_of(model)
-    if function is None and isinstance(model, keras.Sequential):
-        raise UnsupportedError(
-            f"Model {model.name!r} is a Sequential model without an input shape: add keras.Input(...) or call "
-            "model.build(shape)."
-        )
-    if function is None:
-        function = _wrapped(model)
+    function = function_of(with_inputs(model))
     # The model's own layers keep their names; those of nested models yield.
     reader = _Reader(names={operation: operation.name for operation in function.operations})
     inputs = tuple(Value(tuple(tensor.shape), tensor.dtype) for tensor in function.inputs)
@@ -83,22 +75,6 @@ def read(model: keras.Model) -> KerasGraph:
         output_names=tuple(tensor._keras_history.operation.name for tensor in function.outputs),
         kept_whole=reader.kept_whole,
     )
-
-
-def _wrapped(model: keras.Model) -> Any:
-    try:
-        return wrapped(model)
-    except UsageError as error:
-        raise UnsupportedError(str(error)) from error
-
-
-def _function_of(operation: Any) -> Any:
-    """The functional graph that calling `operation` runs, or None where it does something of its own."""
-    if isinstance(operation, keras.Sequential) and type(operation).call is keras.Sequential.call:
-        return operation._functional
-    if isinstance(operation, Functional) and type(operation).call is Functional.call:
-        return operation
-    return None
 
 
 @dataclass
@@ -123,17 +99,20 @@ class _Reader:
         return tuple(values[id(tensor)] for tensor in function.outputs)
 
     def _call(self, operation: Any, args: Any, kwargs: Any, tensors: list[Any]) -> tuple[Value, ...]:
-        inner = _function_of(operation)
+        inner = function_of(operation)
         if inner is not None and _runs_plainly(inner, args, kwargs):
             return self.inline(inner, tuple(tree.flatten(args[0])))
+        shapes = _shapes(operation, args, kwargs, tensors)
         if inner is None and isinstance(operation, layers.Layer) and not rule_for(type(operation)).types:
             found = inlined(operation, args, kwargs)
             if isinstance(found, Inlined):
                 self.names.setdefault(operation, operation.name)
                 return self.inline(found.function, found.inputs)
             self.kept_whole.setdefault(operation, found)
-        outputs = tuple(Value(tuple(tensor.shape), tensor.dtype) for tensor in tensors)
+        outputs = tuple(Value(shape, tensor.dtype) for shape, tensor in zip(shapes, tensors, strict=True))
         layer = self._layer(operation)
+        if kwargs.get("training"):
+            layer.inner = None  # what is inside computes as in training
         self.nodes.append(Node(layer, args, kwargs, outputs))
         if layer.activation is not None:
             return self._activate(layer, layer.activation)
@@ -174,10 +153,34 @@ class _Reader:
             source=operation,
             trainable=getattr(operation, "trainable", True),
         )
+        layer.inner = _read_inside(operation)
         if isinstance(rule, KernelRule) and config.get("activation") not in (None, "linear"):
             layer.activation = activation_of(layer)
             layer.config = {**config, "activation": "linear"}
         return layer
+
+
+def _shapes(operation: Any, args: Any, kwargs: Mapping[str, Any], tensors: Sequence[Any]) -> list[Shape]:
+    """The shapes of the call's outputs: those of `tensors`, which a nested model may have left dynamic, or sharper ones."""
+    known = [tuple(tensor.shape) for tensor in tensors]
+    given = [leaf for leaf in tree.flatten((list(args), dict(kwargs))) if isinstance(leaf, Value)]
+    if all(None not in shape[1:] for shape in known) or any(None in value.shape[1:] for value in given):
+        return known
+
+    def symbolic(leaf: Any) -> Any:
+        return keras.KerasTensor(leaf.shape, leaf.dtype) if isinstance(leaf, Value) else leaf
+
+    filled = tree.map_structure(symbolic, (tuple(args), dict(kwargs)))
+    try:
+        return [tuple(spec.shape) for spec in tree.flatten(operation.compute_output_spec(*filled[0], **filled[1]))]
+    except Exception:  # a layer's own code, which may raise anything
+        return known
+
+
+def _read_inside(operation: Any) -> KerasGraph | None:
+    """The graph of a model that runs on its own: one that is called with more than its inputs, or step by step."""
+    held = operation.layer if type(operation) is layers.TimeDistributed else operation
+    return read(held) if function_of(held) is not None else None
 
 
 def activation_of(layer: Layer) -> Layer:

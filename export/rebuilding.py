@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import keras
@@ -35,11 +36,14 @@ def rebuild(graph: KerasGraph) -> keras.Model:
         return tensors[leaf] if isinstance(leaf, Value) else leaf
 
     for node in graph.nodes:
-        if node.layer not in made:
+        first = node.layer not in made
+        if first:
             made[node.layer] = _make(node)
         operation = made[node.layer]
         args, kwargs = tree.map_structure(fill_in, (node.args, dict(node.kwargs)))
-        tensors.update(zip(node.outputs, tree.flatten(operation(*args, **kwargs)), strict=True))
+        with _nothing_drawn(operation) if first else nullcontext():
+            outputs = operation(*args, **kwargs)
+        tensors.update(zip(node.outputs, tree.flatten(outputs), strict=True))
     taken = {layer.name for layer in graph.input_layers} | {operation.name for operation in made.values()}
     outputs = _named([tensors[value] for value in graph.outputs], graph.output_names, taken)
     inputs = [tensors[value] for value in graph.inputs]
@@ -49,11 +53,28 @@ def rebuild(graph: KerasGraph) -> keras.Model:
         name=graph.name,
     )
     for layer, operation in made.items():
+        if layer.inner is not None:
+            continue  # it came with its weights
         if layer.answers or layer.source is None:
             _assign_by_name(operation, layer.weights())
         elif isinstance(operation, layers.Layer):
             _assign_in_order(operation, layer.source)
     return model
+
+
+@contextmanager
+def _nothing_drawn(operation: Any) -> Iterator[None]:
+    """While a layer of Keras' own is built its weights are zeros, not random numbers: they are assigned later."""
+    drawing = {}
+    if isinstance(operation, layers.Layer) and type(operation).__module__.startswith("keras."):
+        drawing = {name: value for name, value in vars(operation).items() if name.endswith("_initializer")}
+    for name in drawing:
+        setattr(operation, name, keras.initializers.Zeros())
+    try:
+        yield
+    finally:
+        for name, value in drawing.items():
+            setattr(operation, name, value)
 
 
 def fuse_activations(graph: KerasGraph) -> None:
@@ -77,6 +98,15 @@ def fuse_activations(graph: KerasGraph) -> None:
 def _make(node: Node) -> Any:
     """The layer that stands in the node's place, without its weights."""
     layer = node.layer
+    if layer.source is not None and _has_own_call(type(layer.source)):
+        raise UnsupportedError(
+            f"Layer {layer.name!r} ({node.spec.kind}) has a __call__ of its own, which calls of the folded model would run "
+            "once more. Move what it does into call()."
+        )
+    if isinstance(layer.inner, KerasGraph):
+        model = rebuild(layer.inner)
+        wrapped = layer.type is layers.TimeDistributed
+        return layers.TimeDistributed(model, name=layer.name, dtype=layer.source.dtype_policy) if wrapped else model
     try:
         if layer.rule.types and issubclass(layer.type, layers.Layer):
             layer_type, config = layer.rule.portable(node.spec)
@@ -91,6 +121,11 @@ def _make(node: Node) -> Any:
         ) from error
     copy.name = layer.name
     return copy
+
+
+def _has_own_call(layer_type: type) -> bool:
+    own = layer_type.__call__ is not layers.Layer.__call__
+    return issubclass(layer_type, layers.Layer) and own and not layer_type.__module__.startswith("keras.")
 
 
 def _assign_by_name(operation: Any, weights: Mapping[str, NDArray[Any]]) -> None:

@@ -29,11 +29,17 @@ class Rewriter:
     normalization: Callable[[str, Affine, Layer], Layer]
     summand: Callable[[str, Summand, Layer], Layer]
 
-    def resolve(self, proposal: Proposal, affine_layer: Layer) -> Proposal:
-        """The proposal, or why what it asks for cannot be had."""
+    def resolve(self, proposal: Proposal, affine_layer: Layer, calls: Sequence[Node]) -> Proposal:
+        """The proposal to do without these calls of the affine layer, or why what it asks for cannot be had."""
         if isinstance(proposal, Refusal):
             return proposal
+        asked: dict[Node, int] = {}
         for ask in proposal.asks:
+            asked[ask.node] = asked.get(ask.node, 0) + 1
+            if ask.node in calls:
+                return Refusal(f"{ask.node.layer.name} would take its own map in")
+            if asked[ask.node] > 1 and ask.key[0] != "before":
+                return Refusal(f"the map comes to {ask.node.layer.name} on two ways")
             there, here = ask.node.layer.precision, affine_layer.precision
             if ask.into and there and here and there != here:
                 return Refusal(
@@ -47,8 +53,9 @@ class Rewriter:
         # A constant is made from the weights as they are before the scale is taken in.
         before = [replace(summand.node.layer) for summand in move.summands]
         asked: dict[Node, list[Ask]] = {}
+        second = {copy.producer: graph.copy_for(copy.reader, copy.producer) for copy in move.copies}
         for ask in move.asks:
-            asked.setdefault(ask.node, []).append(ask)
+            asked.setdefault(second.get(ask.node, ask.node), []).append(ask)
         for shared, nodes in graph.calls().items():
             kinds: dict[tuple[object, ...], list[Node]] = {}
             for node in nodes:
@@ -63,8 +70,8 @@ class Rewriter:
                     if ask.answer.becomes is not None:
                         for node in group:
                             node.args, node.kwargs = (node.inputs[0],), {}
-        for value in move.widened:
-            value.shape = (*value.shape[:-1], value.shape[-1] + 1)  # type: ignore[operator]  # its size is known
+        for value, axis in move.widened:
+            value.shape = (*value.shape[:axis], (value.shape[axis] or 0) + 1, *value.shape[axis + 1 :])
         for node in calls:
             graph.bypass(node)
         for leftover in move.leftovers:

@@ -1,4 +1,8 @@
-"""The rules: one small file per family of layers, and the table of them all."""
+"""The rules: one small file per family of layers, and the table of them all.
+
+A rule for a layer of your own: subclass `Rule` (`KernelRule` for a layer with a kernel and a bias, `OneInput` for one that maps
+pass), list the class in `types`, answer, and call `register` before you fold. `examples/own_layer_rule.py` is one.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +26,13 @@ from .depthwise import DepthwiseRule
 from .einsum_dense import EinsumDenseRule
 from .embedding import EmbeddingRule
 from .joining import AddRule, AverageRule, ConcatenateRule, ExtremeRule, MultiplyRule, SubtractRule
+from .kernel_rule import KernelRule
 from .normalizing import LayerNormalizationRule, RMSNormalizationRule
 from .operations import MeanOperation, RearrangingOperation, ReluOperation
 from .passing import GlobalPoolingRule, IdentityRule, MaxPoolingRule, WindowRule, ZeroPaddingRule
 from .rearranging import RearrangingRule
 from .recurrent import BidirectionalRule, RecurrentRule
-from .rule import Absorbed, LayerSpec, Passed, Refusal, Rule
+from .rule import Absorbed, LayerSpec, OneInput, Passed, Refusal, Rule, fit
 from .separable import SeparableRule
 from .time_distributed import TimeDistributedRule
 from .transposed_convolution import TransposedConvolutionRule
@@ -92,4 +97,16 @@ for _rule in RULES:
     register(_rule)
 
 
-__all__ = ["RULES", "Absorbed", "LayerSpec", "Passed", "Refusal", "Rule", "register", "rule_for"]
+__all__ = [
+    "RULES",
+    "Absorbed",
+    "KernelRule",
+    "LayerSpec",
+    "OneInput",
+    "Passed",
+    "Refusal",
+    "Rule",
+    "fit",
+    "register",
+    "rule_for",
+]

@@ -43,11 +43,14 @@ class ActivationRule(OneInput):
 
     def constant_through(self, layer: LayerSpec, value: float) -> float | None:
         config: Mapping[str, Any] = layer.config
-        if layer.type is layers.PReLU or config.get("activation") in _MIXING:
+        activation = config.get("activation")
+        if isinstance(activation, dict):
+            return None  # a function of the user's own may mix, too
+        if layer.type is layers.PReLU or activation in _MIXING:
             return None
-        if "activation" in config:
-            activation = keras.activations.get(config["activation"])
-            result = float(keras.ops.convert_to_numpy(activation(keras.ops.convert_to_tensor([value], "float64")))[0])
+        if activation is not None:
+            function = keras.activations.get(activation)
+            result = float(keras.ops.convert_to_numpy(function(keras.ops.convert_to_tensor([value], "float64")))[0])
         else:
             bound = config.get("max_value")
             result = value if bound is None else min(value, bound)

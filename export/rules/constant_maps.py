@@ -59,7 +59,7 @@ class RescalingRule(AffineRule):
 def _number(value: Any) -> NDArray[np.float64]:
     if isinstance(value, dict):  # a serialised array
         value = keras.saving.deserialize_keras_object(value)
-    return np.asarray(value, np.float64)
+    return np.asarray(value, np.float32).astype(np.float64)  # Keras makes tensors of float32 from its arguments
 
 
 class NormalizationRule(AffineRule):

@@ -50,7 +50,9 @@ def _per_kernel_input(vector: NDArray[np.float64], groups: int, filters: int) ->
 
 class ConvolutionRule(KernelRule):
     types = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
-    scale_output = scale_output
+
+    def scale_output(self, layer: LayerSpec) -> Callable[..., Weights]:
+        return scale_output
 
     def scale_input(self, layer: LayerSpec) -> Callable[..., Weights]:
         return partial(scale_input, groups=layer.config["groups"])
@@ -82,9 +84,9 @@ class ConvolutionRule(KernelRule):
             return None
         return extended(layer, "filters", axis=-1)
 
-    def extended_macs(self, layer: LayerSpec) -> int:
+    def macs(self, layer: LayerSpec) -> int | None:
         channels = layer.input_shape[channel_axis(layer, layer.input_shape)]
-        return math.prod(layer.config["kernel_size"]) * (channels or 1)
+        return math.prod(layer.config["kernel_size"]) * (channels or 1) // layer.config["groups"]
 
 
 def extended(layer: LayerSpec, count: str, axis: int) -> Absorbed:
@@ -102,7 +104,9 @@ def spatial_padding(layer: LayerSpec) -> dict[str, Any]:
     config = layer.config
     window, strides, dilation = (tuple(config[name]) for name in ("kernel_size", "strides", "dilation_rate"))
     padding: Padding | None = ((0, 0),) * len(window)
-    if is_padded(layer) and config["padding"] == "causal":
+    if not isinstance(config["padding"], str):
+        padding = config["padding"]  # an ONNX node tells it in numbers
+    elif is_padded(layer) and config["padding"] == "causal":
         padding = (((window[0] - 1) * dilation[0], 0),)
     elif is_padded(layer):
         spatial = layer.input_shape[2:] if config["data_format"] == "channels_first" else layer.input_shape[1:-1]

@@ -27,7 +27,9 @@ def scale_input(weights: Weights, affine: Affine) -> Weights:
 
 class DenseRule(KernelRule):
     types = (layers.Dense,)
-    scale_output = scale_output  # the output features are the kernel's last axis, as in a convolution
+
+    def scale_output(self, layer: LayerSpec) -> Callable[..., Weights]:
+        return scale_output  # the output features are the kernel's last axis, as in a convolution
 
     def scale_input(self, layer: LayerSpec) -> Callable[..., Weights]:
         return scale_input
@@ -35,5 +37,5 @@ class DenseRule(KernelRule):
     def extend_output(self, layer: LayerSpec) -> Absorbed | None:
         return None if refuse_weights(layer, "kernel") else extended(layer, "units", axis=-1)
 
-    def extended_macs(self, layer: LayerSpec) -> int:
+    def macs(self, layer: LayerSpec) -> int | None:
         return layer.input_shape[-1] or 1

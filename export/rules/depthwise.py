@@ -52,7 +52,9 @@ def border(kernel: NDArray[np.float64], field: NDArray[np.float64], **geometry: 
 
 class DepthwiseRule(KernelRule):
     types = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
-    scale_output = scale_output
+
+    def scale_output(self, layer: LayerSpec) -> Callable[..., Weights]:
+        return scale_output
 
     def scale_input(self, layer: LayerSpec) -> Callable[..., Weights]:
         return scale_input

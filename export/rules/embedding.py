@@ -21,6 +21,9 @@ def scale_output(weights: Weights, affine: Affine) -> Weights:
 class EmbeddingRule(Rule):
     types = (layers.Embedding,)
 
+    def macs(self, layer: LayerSpec) -> int | None:
+        return 0
+
     def absorb_after(self, layer: LayerSpec, affine: Affine) -> Absorbed | Refusal:
         if refusal := refuse_weights(layer, "embeddings"):
             return refusal

@@ -32,8 +32,10 @@ class KernelRule(Rule):
     """A subclass names its kernels and gives the algebra of both sides; it may refuse maps on the input."""
 
     kernels: ClassVar[tuple[str, ...]] = ("kernel",)
-    # From (weights, affine) to the weights that give the affine of what the layer gives now.
-    scale_output: ClassVar[Callable[..., Weights]]
+
+    @abstractmethod
+    def scale_output(self, layer: LayerSpec) -> Callable[..., Weights]:
+        """From (weights, affine) to the weights that give the affine of what the layer gives now."""
 
     @abstractmethod
     def scale_input(self, layer: LayerSpec) -> Callable[..., Weights]:
@@ -49,7 +51,7 @@ class KernelRule(Rule):
         fitted = fit(layer, affine, channel_axis(layer, layer.output_shape), "output")
         if isinstance(fitted, Refusal):
             return fitted
-        return Absorbed(partial(type(self).scale_output, affine=fitted), WITH_BIAS)
+        return Absorbed(partial(self.scale_output(layer), affine=fitted), WITH_BIAS)
 
     def absorb_before(self, layer: LayerSpec, affine: Affine, ports: Ports) -> Absorbed | Refusal:
         if refusal := refuse_weights(layer, *self.kernels):
@@ -62,7 +64,10 @@ class KernelRule(Rule):
 
 def is_padded(layer: LayerSpec) -> bool:
     """Whether zeros are put around the layer's input."""
-    return layer.config.get("padding", "valid") != "valid" and any(size > 1 for size in layer.config["kernel_size"])
+    padding = layer.config.get("padding", "valid")
+    if not isinstance(padding, str):
+        return any(map(any, padding))
+    return padding != "valid" and any(size > 1 for size in layer.config["kernel_size"])
 
 
 def refuse_padding(layer: LayerSpec, affine: Affine) -> Refusal | None:

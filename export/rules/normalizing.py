@@ -38,6 +38,15 @@ def _axes(layer: LayerSpec) -> list[int]:
     return [each % rank for each in (axis if isinstance(axis, list | tuple) else [axis])]
 
 
+def _refuse_axes(layer: LayerSpec, affine: Affine) -> Refusal | None:
+    axes = _axes(layer)
+    if affine.axis not in axes:
+        return _off_axis(layer, affine)
+    if axes != sorted(axes):
+        return Refusal(f"the axes {layer.config['axis']} of {layer.name} are not in their order")
+    return None
+
+
 def _off_axis(layer: LayerSpec, affine: Affine) -> Refusal:
     return Refusal(f"the map runs along axis {affine.axis}, but the weights of {layer.name} lie on {_axes(layer)}")
 
@@ -48,7 +57,9 @@ class LayerNormalizationRule(Rule):
     def absorb_after(self, layer: LayerSpec, affine: Affine) -> Absorbed | Refusal:
         axes = _axes(layer)
         sizes = tuple(layer.input_shape[axis] or 0 for axis in axes)
-        if affine.axis not in axes or 0 in sizes:
+        if refusal := _refuse_axes(layer, affine):
+            return refusal
+        if 0 in sizes:
             return _off_axis(layer, affine)
         if layer.config.get("rms_scaling"):
             return Refusal(f"{layer.name} scales by the root of the mean square, and has no beta")
@@ -61,8 +72,8 @@ class RMSNormalizationRule(Rule):
 
     def absorb_after(self, layer: LayerSpec, affine: Affine) -> Absorbed | Refusal:
         axes = _axes(layer)
-        if affine.axis not in axes:
-            return _off_axis(layer, affine)
+        if refusal := _refuse_axes(layer, affine):
+            return refusal
         if not affine.is_linear:
             return Refusal(f"{layer.name} has no beta, which would take the shift in", "LayerNormalization has one")
         along = tuple(-1 if axis == affine.axis else 1 for axis in axes)

@@ -15,10 +15,11 @@ import numpy as np
 from keras import layers
 
 from ..affine import Affine
-from .rule import LayerSpec, OneInput, Padding, Passed, Refusal, channel_axis
+from .rule import LayerSpec, OneInput, Padding, Passed, Refusal, channel_axis, fit
 
 
 class IdentityRule(OneInput):
+    is_linear = True
     types = (
         layers.ActivityRegularization,
         layers.AlphaDropout,
@@ -41,6 +42,8 @@ class IdentityRule(OneInput):
 class WindowRule(OneInput):
     """Layers that compute each channel from a window of it, with weights that sum to one."""
 
+    ignores_training = True
+    is_linear = True
     types: ClassVar[tuple[Any, ...]] = (
         layers.AveragePooling1D,
         layers.AveragePooling2D,
@@ -55,23 +58,23 @@ class WindowRule(OneInput):
     )
 
     def through(self, layer: LayerSpec, affine: Affine, forward: bool) -> Affine | Passed | Refusal:
-        if affine.axis != channel_axis(layer, layer.input_shape):
-            return off_channels(layer)
-        return self.refuse(layer, affine) or affine
+        shape = layer.input_shape if forward else layer.output_shape
+        fitted = fit(layer, affine, channel_axis(layer, shape), "input" if forward else "output")
+        return fitted if isinstance(fitted, Refusal) else self.refuse(layer, fitted) or fitted
 
     def refuse(self, layer: LayerSpec, affine: Affine) -> Refusal | None:
         """A refusal of this map, which runs along the channels."""
-        padded = layer.config.get("pad_to_aspect_ratio") and not affine.is_linear
-        if padded or layer.config.get("interpolation", "nearest") not in ("nearest", "bilinear"):
+        config = layer.config
+        if config.get("pad_to_aspect_ratio") or config.get("interpolation", "nearest") not in ("nearest", "bilinear"):
             return Refusal(f"the weights with which {layer.name} interpolates do not sum to one everywhere")
         return None
 
     def constant_through(self, layer: LayerSpec, value: float) -> float | None:
-        nothing = Affine.uniform(1.0, value, 1, 0)
-        return None if self.refuse(layer, nothing) else value
+        return None if self.refuse(layer, Affine.uniform(1.0, value, 1, 0)) else value
 
 
 class MaxPoolingRule(WindowRule):
+    is_linear = False
     types: ClassVar[tuple[Any, ...]] = (layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D)
 
     def refuse(self, layer: LayerSpec, affine: Affine) -> Refusal | None:
@@ -103,8 +106,11 @@ class ZeroPaddingRule(OneInput):
     types = (layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
 
     def through(self, layer: LayerSpec, affine: Affine, forward: bool) -> Affine | Passed | Refusal:
-        if affine.axis != channel_axis(layer, layer.input_shape):
-            return off_channels(layer)
+        shape = layer.input_shape if forward else layer.output_shape
+        fitted = fit(layer, affine, channel_axis(layer, shape), "input" if forward else "output")
+        if isinstance(fitted, Refusal):
+            return fitted
+        affine = fitted
         if affine.is_linear or not any(map(any, self.zero_padding(layer))):
             return affine
         return Refusal(f"{layer.name} puts zeros around, which the shift of the map does not reach")

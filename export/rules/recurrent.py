@@ -19,7 +19,7 @@ from keras import layers
 
 from ..affine import Affine
 from .kernel_rule import refuse_padding
-from .rule import Absorbed, LayerSpec, Ports, Refusal, Rule, Weights, channel_axis, fit, refuse_weights
+from .rule import Absorbed, LayerSpec, Ports, Refusal, Rule, Weights, fit, refuse_weights
 
 _WEIGHTS = ("kernel", "recurrent_kernel")
 
@@ -46,7 +46,9 @@ class RecurrentRule(Rule):
     def absorb_before(self, layer: LayerSpec, affine: Affine, ports: Ports) -> Absorbed | Refusal:
         if refusal := refuse_weights(layer, *_WEIGHTS) or _refuse_state(layer, ports):
             return refusal
-        fitted = fit(layer, affine, channel_axis(layer, layer.input_shape), "input")
+        # The steps come before what one of them sees.
+        first = layer.config.get("data_format") == "channels_first"
+        fitted = fit(layer, affine, 2 if first else len(layer.input_shape) - 1, "input")
         if isinstance(fitted, Refusal):
             return fitted
         if "kernel_size" in layer.config and (refusal := refuse_padding(layer, fitted)):
@@ -73,15 +75,16 @@ class BidirectionalRule(Rule):
         fitted = fit(layer, affine, len(layer.input_shape) - 1, "input")
         if isinstance(fitted, Refusal):
             return fitted
+        # The forward layer's weights come first.
+        prefixes = list(dict.fromkeys(name.rpartition("/")[0] for name in layer.weights))
+        if len(prefixes) != 2:
+            return Refusal(f"{layer.name} runs layers whose weights are not known")
         changed: dict[str, Any] = {}
         algebra: list[Callable[[Weights], Weights]] = []
-        for side, first in (("layer", "forward_"), ("backward_layer", "backward_")):
+        for side, prefix in zip(("layer", "backward_layer"), prefixes, strict=True):
             inner = layer.config.get(side) or layer.config["layer"]
-            prefixes = {name.rpartition("/")[0] for name in layer.weights if name.startswith(first)}
-            known = inner["module"] == "keras.layers" and inner["class_name"] in ("LSTM", "GRU", "SimpleRNN")
-            if not known or len(prefixes) != 1:
+            if inner["module"] != "keras.layers" or inner["class_name"] not in ("LSTM", "GRU", "SimpleRNN"):
                 return Refusal(f"{layer.name} runs a {inner['class_name']}, whose weights are not known")
-            (prefix,) = prefixes
             names = {name.rpartition("/")[2] for name in layer.weights if name.startswith(f"{prefix}/")}
             if names - {"bias", *_WEIGHTS}:
                 return Refusal(f"{layer.name} computes with more than its kernels ({', '.join(sorted(names))})")

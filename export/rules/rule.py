@@ -93,10 +93,12 @@ class Refusal:
     Attributes:
         reason: a clause that names the layer and ends without a full stop.
         remedy: what would make it foldable, likewise; "" where nothing would.
+        by_default: whether it is the answer of every layer that has none of its own, and says nothing of this one.
     """
 
     reason: str
     remedy: str = ""
+    by_default: bool = False
 
     def __str__(self) -> str:
         return f"{self.reason} ({self.remedy})" if self.remedy else self.reason
@@ -122,6 +124,8 @@ class Rule:
     """The answers of one family of layers. What a subclass does not override is refused."""
 
     types: ClassVar[tuple[Any, ...]] = ()
+    is_linear: ClassVar[bool] = False  # whether what stands alone, without its weights, is a linear map
+    ignores_training: ClassVar[bool] = False  # whether a `training=True` in the call changes nothing
 
     def affine(self, layer: LayerSpec, weights: Callable[[], Weights]) -> Affine | None:
         """The map that the layer itself is at inference; None where it is none."""
@@ -129,11 +133,11 @@ class Rule:
 
     def absorb_after(self, layer: LayerSpec, affine: Affine) -> Absorbed | Refusal:
         """Question 1, for a map on the layer's only output."""
-        return Refusal(f"{layer.name} ({layer.kind}) has no weights that could take the map in")
+        return Refusal(f"{layer.name} ({layer.kind}) has no weights that could take the map in", by_default=True)
 
     def absorb_before(self, layer: LayerSpec, affine: Affine, ports: Ports) -> Absorbed | Refusal:
         """Question 2, for a map on the layer's inputs at these ports, which read one tensor."""
-        return Refusal(f"{layer.name} ({layer.kind}) has no weights that could take the map in")
+        return Refusal(f"{layer.name} ({layer.kind}) has no weights that could take the map in", by_default=True)
 
     def pass_backward(self, layer: LayerSpec, affine: Affine) -> Sequence[Passed] | Refusal:
         """Question 3, toward the input: the ways to have the map before the layer instead of on its only output."""
@@ -159,16 +163,18 @@ class Rule:
         """The change that gives the layer one more output channel, the last, which is 1 everywhere."""
         return None
 
-    def extended_macs(self, layer: LayerSpec) -> int:
-        """How many multiply-adds one more output channel costs for each position of the output."""
-        return 0
+    def macs(self, layer: LayerSpec) -> int | None:
+        """How many multiply-adds each element of the output costs; None where that is not known."""
+        return None
 
     def portable(self, layer: LayerSpec) -> tuple[Any, Mapping[str, Any]]:
         """The type and configuration of Keras' own layer that computes the same at inference with the same weights."""
         return layer.type, layer.config
 
     def _refuse_passage(self, layer: LayerSpec) -> Refusal:
-        return Refusal(f"a map cannot pass {layer.name} ({layer.kind}) unchanged")
+        known = layer.type if isinstance(layer.type, str) else layer.type.__module__.startswith("keras.")
+        remedy = "" if known else "register a rule for this class"
+        return Refusal(f"a map cannot pass {layer.name} ({layer.kind}) unchanged", remedy)
 
 
 # For each axis between the batch and the channels the zeros before and behind.

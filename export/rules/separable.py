@@ -52,7 +52,9 @@ def _pointwise(weights: Weights) -> NDArray[np.float64]:
 class SeparableRule(KernelRule):
     types = (layers.SeparableConv1D, layers.SeparableConv2D)
     kernels = KERNELS
-    scale_output = scale_output
+
+    def scale_output(self, layer: LayerSpec) -> Callable[..., Weights]:
+        return scale_output
 
     def scale_input(self, layer: LayerSpec) -> Callable[..., Weights]:
         return scale_input

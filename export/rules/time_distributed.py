@@ -58,10 +58,13 @@ class TimeDistributedRule(Rule):
 def _inner(layer: LayerSpec) -> LayerSpec:
     """The layer inside, as it is called on one slice."""
     inside = layer.config["layer"]
-    found = keras.saving.get_registered_object(inside["registered_name"]) if inside.get("registered_name") else None
+    registered = inside.get("registered_name")
+    found = keras.saving.get_registered_object(registered) if registered else None
+    if found is None and inside.get("module") == "keras.layers":
+        found = getattr(layers, inside["class_name"], None)
     return replace(
         layer,
-        type=found or getattr(layers, inside["class_name"], None) or inside["class_name"],
+        type=found or inside["class_name"],
         config=inside["config"],
         input_shapes=tuple((shape[0], *shape[2:]) for shape in layer.input_shapes),
         output_shapes=tuple((shape[0], *shape[2:]) for shape in layer.output_shapes),

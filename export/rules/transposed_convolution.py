@@ -1,6 +1,7 @@
-"""Conv1DTranspose, Conv2DTranspose, Conv3DTranspose.
+"""Conv1DTranspose, Conv2DTranspose, Conv3DTranspose; ONNX' ConvTranspose, which knows groups.
 
-Keras' kernel W has shape (*window, output channels, input channels): the output channels are the last but one.
+Keras' kernel W has shape (*window, output channels, input channels): the output channels are the last but one. With G groups
+it has shape (*window, output channels / G, input channels), and input channel g * (C / G) + i makes those of group g.
 
     after:   W' = W s[:, None]                   b' = s b + t
     before:  W' = W s                            b' = b + sum_{k,i} W t     exact for t = 0, or a window and stride of one:
@@ -10,8 +11,11 @@ Keras' kernel W has shape (*window, output channels, input channels): the output
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 
+import numpy as np
 from keras import layers
 
 from ..affine import Affine
@@ -20,10 +24,11 @@ from .kernel_rule import KernelRule
 from .rule import Absorbed, LayerSpec, Refusal, Weights, bias_of, channel_axis, refuse_weights
 
 
-def scale_output(weights: Weights, affine: Affine) -> Weights:
-    """The weights that give `affine` of what the layer gives now; kernel (*window, out, in), bias (out,)."""
+def scale_output(weights: Weights, affine: Affine, groups: int = 1) -> Weights:
+    """The weights that give `affine` of what the layer gives now; kernel (*window, out / groups, in), bias (out,)."""
+    inputs = weights["kernel"].shape[-1]
     return {
-        "kernel": weights["kernel"] * affine.scale[:, None],
+        "kernel": weights["kernel"] * np.repeat(affine.scale.reshape(groups, -1).T, inputs // groups, axis=1),
         "bias": affine.scale * bias_of(weights, affine.channels) + affine.shift,
     }
 
@@ -37,13 +42,18 @@ def scale_input(weights: Weights, affine: Affine) -> Weights:
 
 class TransposedConvolutionRule(KernelRule):
     types = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
-    scale_output = scale_output
+
+    def scale_output(self, layer: LayerSpec) -> Callable[..., Weights]:
+        return partial(scale_output, groups=layer.config.get("groups", 1))
 
     def scale_input(self, layer: LayerSpec) -> Callable[..., Weights]:
         return scale_input
 
     def refuse_input(self, layer: LayerSpec, affine: Affine) -> Refusal | None:
-        if affine.is_linear or {*layer.config["kernel_size"], *layer.config["strides"]} == {1}:
+        one_each = layer.config.get("groups", 1) == 1 and {*layer.config["kernel_size"], *layer.config["strides"]} == {
+            1
+        }
+        if affine.is_linear or one_each:
             return None
         return Refusal(
             f"{layer.name} is a transposed convolution, over whose output the shift of the map would not spread evenly",
@@ -51,7 +61,10 @@ class TransposedConvolutionRule(KernelRule):
         )
 
     def extend_output(self, layer: LayerSpec) -> Absorbed | None:
-        return None if refuse_weights(layer, "kernel") else extended(layer, "filters", axis=-2)
+        if layer.config.get("groups", 1) != 1 or refuse_weights(layer, "kernel"):
+            return None
+        return extended(layer, "filters", axis=-2)
 
-    def extended_macs(self, layer: LayerSpec) -> int:
-        return layer.input_shape[channel_axis(layer, layer.input_shape)] or 1
+    def macs(self, layer: LayerSpec) -> int | None:
+        channels = layer.input_shape[channel_axis(layer, layer.input_shape)] or 1
+        return channels * math.prod(layer.config["kernel_size"]) // math.prod(layer.config["strides"])

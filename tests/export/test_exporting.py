@@ -187,9 +187,11 @@ def test_real_models_on_their_real_inputs(path, tmp_path):
 def test_applications_keep_no_normalization(name, tmp_path):
     model = randomized(getattr(keras.applications, name)(weights=None, input_shape=(96, 96, 3)))
     report = export(model, tmp_path / "model.onnx")
-    assert report.fold.count("folded") == len(report.fold.rows) > 30
+    # Rescaling and Normalization before a padded convolution become one normalization.
+    kept = {"EfficientNetB0": 1}.get(name, 0)
+    assert report.fold.count("folded") == len(report.fold.rows) - 2 * kept > 30
     assert report.check.passed
-    # Multiplications of the model's own: swish, squeeze and excite, Rescaling and Normalization.
-    own = {"EfficientNetB0": 67}.get(name, 0)
+    # Multiplications of the model's own: swish, squeeze and excite.
+    own = {"EfficientNetB0": 65}.get(name, 0)
     found = report.after.operators
-    assert (found.get("BatchNormalization", 0), found.get("Mul", 0), found.get("Sub", 0)) == (0, own, 0)
+    assert (found.get("BatchNormalization", 0), found.get("Mul", 0), found.get("Sub", 0)) == (kept, own, 0)

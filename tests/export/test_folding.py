@@ -6,42 +6,16 @@ import pytest
 from keras import layers, ops
 
 import kbn
+from folding_helpers import (
+    assert_same_function,
+    chain,
+    decisions,
+    float64,  # noqa: F401  # a fixture for every test here
+    norm,
+)
 from kbn.export import fold, inspect
 from kbn.export.errors import UnsupportedError
 from trained_models import computed, random_inputs, randomized
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-    """The patterns are folded in float64, so that the comparison sees the algebra and not the rounding."""
-    keras.config.set_dtype_policy("float64")
-    keras.config.set_floatx("float64")
-    yield
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
-
-
-def chain(shape, *sequence):
-    """A functional model of these layers in a row."""
-    inputs = tensor = keras.Input(shape, name="input")
-    for layer in sequence:
-        tensor = layer(tensor)
-    return randomized(keras.Model(inputs, tensor))
-
-
-def norm(name="bn", **arguments):
-    return layers.BatchNormalization(name=name, **arguments)
-
-
-def assert_same_function(model, folded, tolerance=1e-12):
-    inputs = random_inputs(model)
-    for expected, found in zip(computed(model, inputs), computed(folded, inputs), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * max(1, np.abs(expected).max()))
-
-
-def decisions(report):
-    return {row.layer: (row.decision, row.into) for row in report.rows}
-
 
 BACKWARD = {
     "Conv1D": ((8, 3), lambda: layers.Conv1D(4, 3, padding="same", name="taker")),
@@ -609,7 +583,7 @@ def test_kbn_layers_inside_layers_that_stay_whole_become_keras_own():
 def test_layers_of_other_precisions_do_not_take_the_map_in():
     model = chain((5,), layers.Dense(4, dtype="float32", name="x"), norm(), layers.Activation("tanh"))
     folded, report = fold(model)
-    assert "x computes in float32, the map in float64" in report.rows[0].reason
+    assert "it turns float32 into float64" in report.rows[0].reason
     assert_same_function(model, folded)
 
 

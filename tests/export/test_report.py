@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from kbn.export.affine import Affine
 from kbn.export.errors import UsageError
 from kbn.export.fold_report import FoldReport, FoldRow, ScaleRange
 from kbn.export.report import tone
@@ -36,7 +37,7 @@ def test_the_dictionary_is_strict_json(report):
     value = json.loads(report.to_json())
     assert value["schema"] == "kbn.fold/1"
     assert value["counts"] == {"folded": 1, "merged": 1, "kept": 1}
-    assert value["rows"][0]["scale"] == {"channels": 4, "largest": 2.5, "spread": None, "dead": 3}
+    assert value["rows"][0]["scale"] == {"channels": 4, "largest": 2.5, "spread": None, "dead": 3, "uniform": False}
     assert value["rows"][2]["reason"] == "conv2 <pads> & refuses"
 
 
@@ -61,7 +62,7 @@ def test_a_saved_report_replaces_the_last_one(report, tmp_path, suffix):
 
 
 def test_scale_range_of_a_map():
-    found = ScaleRange.of(np.array([-4.0, 1.0, 2.0, 0.0]))
+    found = ScaleRange.of(Affine(np.array([-4.0, 1.0, 2.0, 0.0]), np.zeros(4), 1))
     assert (found.channels, found.largest, found.dead) == (4, 4.0, 1)
     assert found.spread == pytest.approx(4.0 / 1.5)
 

@@ -1,0 +1,68 @@
+"""`fold` and `inspect` of whatever a model comes as: a Keras model, an ONNX model, or the file of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, overload
+
+import keras
+import onnx
+
+from . import folding
+from .archive import load_model
+from .fold_report import FoldReport
+from .onnx_folding import fold_onnx, inspect_onnx, load_onnx
+
+Path_ = str | PathLike[str]
+
+
+@overload
+def fold(
+    model: keras.Model | Path_, *, custom_objects: Mapping[str, Any] | None = None, allow_unsafe: bool = False
+) -> tuple[keras.Model, FoldReport]: ...
+@overload
+def fold(model: onnx.ModelProto) -> tuple[onnx.ModelProto, FoldReport]: ...
+def fold(
+    model: Any, *, custom_objects: Mapping[str, Any] | None = None, allow_unsafe: bool = False
+) -> tuple[Any, FoldReport]:
+    """The model with each batch normalization, and every other affine layer, folded into the weights beside it.
+
+    Args:
+        model: a Keras model: functional, Sequential, or a subclass whose `call` is made of Keras layers and operations. Or an
+            `onnx.ModelProto` from anywhere. Or the file of either: `.keras`, `.h5`, `.onnx`. It is left as it is.
+        custom_objects, allow_unsafe: for opening a Keras file, as `kbn.export.archive.load_model` takes them.
+
+    Returns:
+        A model of the same kind that computes at inference what `model` computes, up to the rounding of the folded weights to
+        their dtype, with the names of its inputs and outputs; and the report, one row for each affine layer. A Keras model
+        comes back functional, made of Keras' own layers.
+
+    Raises:
+        UnsupportedError: the model is subclassed and cannot be read, was never built, has a layer that cannot be copied from
+            its configuration, or a folded weight does not fit into its dtype.
+        BrokenModelError: a weight is not finite, or a moving variance negative; a file that is no model.
+        UsageError, UnsafeModelError: for a file, as `kbn.export.archive.load_model` raises them.
+    """
+    loaded = _loaded(model, custom_objects, allow_unsafe)
+    return fold_onnx(loaded) if isinstance(loaded, onnx.ModelProto) else folding.fold(loaded)
+
+
+def inspect(
+    model: keras.Model | onnx.ModelProto | Path_,
+    *,
+    custom_objects: Mapping[str, Any] | None = None,
+    allow_unsafe: bool = False,
+) -> FoldReport:
+    """What `fold` would do with each affine layer of `model`, without doing it; arguments and errors are those of `fold`."""
+    loaded = _loaded(model, custom_objects, allow_unsafe)
+    return inspect_onnx(loaded) if isinstance(loaded, onnx.ModelProto) else folding.inspect(loaded)
+
+
+def _loaded(model: Any, custom_objects: Mapping[str, Any] | None, allow_unsafe: bool) -> Any:
+    if not isinstance(model, str | PathLike):
+        return model
+    if Path(model).suffix == ".onnx":
+        return load_onnx(model)
+    return load_model(model, custom_objects=custom_objects, allow_unsafe=allow_unsafe)
