@@ -65,6 +65,13 @@ CustomObjects = Annotated[
 AllowUnsafe = Annotated[
     bool, typer.Option("--allow-unsafe", help="Build Lambda and other layers that run code of MODEL's author.")
 ]
+OnesChannel = Annotated[
+    bool,
+    typer.Option(
+        "--ones-channel/--no-ones-channel",
+        help="Whether a convolution may get one more channel, to do without a normalization before zero padding.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 
 
@@ -113,6 +120,7 @@ def _options(
 @app.command()
 def inspect(
     model: AnyModel,
+    ones_channel: OnesChannel = True,
     custom_objects: CustomObjects = None,
     allow_unsafe: AllowUnsafe = False,
     as_json: Json = False,
@@ -125,7 +133,8 @@ def inspect(
         _import_keras(step)
         from .any_model import inspect as inspect_model
 
-        report = inspect_model(_load(model, custom_objects, allow_unsafe, step))
+        loaded = _load(model, custom_objects, allow_unsafe, step)
+        report = inspect_model(loaded, ones_channel=ones_channel)
     _show(report, as_json, report_file)
 
 
@@ -136,6 +145,7 @@ def fold(
         Path, typer.Argument(metavar="OUT", help="Where the folded model goes, of MODEL's kind.", show_default=False)
     ],
     force: Force = False,
+    ones_channel: OnesChannel = True,
     custom_objects: CustomObjects = None,
     allow_unsafe: AllowUnsafe = False,
     as_json: Json = False,
@@ -153,12 +163,13 @@ def fold(
 
         loaded = _load(model, custom_objects, allow_unsafe, step)
         step("fold")
-        folded, report = fold_model(loaded)
+        folded, report = fold_model(loaded, ones_channel=ones_channel)
         if is_onnx:
             from .onnx_comparison import compare
 
             step("compare")
-            compare(loaded, folded)
+            if untold := compare(loaded, folded):
+                _note(f"Not compared with the original: {untold}.")
         step("write")
         with output_file(output, force=force) as temporary:
             if is_onnx:
@@ -177,6 +188,7 @@ def export(
     input_layout: Annotated[
         str | None, typer.Option(metavar="nchw|nhwc", help="Layout of image inputs; the model's own by default.")
     ] = None,
+    ones_channel: OnesChannel = True,
     force: Force = False,
     keep_failed: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep a file that fails the check here.", show_default=False)
@@ -202,6 +214,7 @@ def export(
                 input_layout=input_layout,
                 opset=opset,
                 data=arrays,
+                ones_channel=ones_channel,
                 force=force,
                 keep_failed=keep_failed,
                 seed=seed,
@@ -322,6 +335,11 @@ def _show(report: Report, as_json: bool, report_file: Path | None) -> None:
 
     # A pipe has no width of its own; 80 columns would break the table apart.
     Console(width=None if sys.stdout.isatty() else 110).print(report)
+
+
+def _note(message: str) -> None:
+    typer.secho("Note: ", fg="yellow", nl=False, err=True)
+    typer.echo(message, err=True)
 
 
 def _tell(message: str) -> None:

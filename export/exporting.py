@@ -44,6 +44,7 @@ def export(
     input_layout: str | None = None,
     opset: int = 18,
     data: Any = None,
+    ones_channel: bool = True,
     force: bool = False,
     keep_failed: str | PathLike[str] | None = None,
     seed: int = 0,
@@ -59,6 +60,7 @@ def export(
         input_layout: "nchw" or "nhwc" for images of rank 4; None leaves the model's own.
         opset: the ONNX operator set, 13 or newer.
         data: inputs for the check beside the seeded ones: an array, a sequence of one per input, or a mapping by name.
+        ones_channel: whether a convolution may get one more channel, to do without a normalization before zero padding.
         force: replace a file that is there.
         keep_failed: where a file that fails the check is kept, which is not `path`; None keeps none.
         seed: of the check's random inputs.
@@ -90,7 +92,7 @@ def export(
         next(user_samples(original, data))
     clock.start("fold")
     single = original if has_precision(original, "float32") else in_precision(original, "float32")
-    folded, fold_report = fold(single)
+    folded, fold_report = fold(single, ones_channel)
     clock.start("convert")
     inputs, outputs = input_ports(folded, input_layout), output_ports(original)
     conversion = convert(
@@ -103,7 +105,7 @@ def export(
     proto = conversion.proto
     if any(row.scale is None for row in fold_report.rows):
         # What is inside a layer that stays whole can be reached now.
-        proto, found = fold_onnx(proto)
+        proto, found = fold_onnx(proto, ones_channel)
         fold_report.rows = [row for row in fold_report.rows if row.scale is not None] + found.rows
     layout = input_layout if any(port.transposition for port in inputs) else None
     onnx.helper.set_model_props(proto, _metadata(source, fold_report, layout))

@@ -23,7 +23,7 @@ from .rules.rule import Weights, channel_axis
 from .weights import check_weights
 
 
-def inspect(model: keras.Model) -> FoldReport:
+def inspect(model: keras.Model, ones_channel: bool = True) -> FoldReport:
     """What `fold` would do with each affine layer of `model`, without doing it.
 
     Raises:
@@ -31,15 +31,16 @@ def inspect(model: keras.Model) -> FoldReport:
         BrokenModelError: a weight is not finite, or a moving variance negative.
     """
     check_weights(model)
-    return plan(read(model))
+    return plan(read(model), ones_channel)
 
 
-def fold(model: keras.Model) -> tuple[keras.Model, FoldReport]:
+def fold(model: keras.Model, ones_channel: bool = True) -> tuple[keras.Model, FoldReport]:
     """The model with each batch normalization, and every other affine layer, folded into the weights beside it.
 
     Args:
         model: a functional or Sequential Keras model, or a subclass whose `call` is made of Keras layers and operations;
             left as it is.
+        ones_channel: whether a convolution may get one more channel, to do without a normalization before zero padding.
 
     Returns:
         A functional model of Keras' own layers that computes at inference what `model` computes, up to the rounding of
@@ -52,16 +53,16 @@ def fold(model: keras.Model) -> tuple[keras.Model, FoldReport]:
     """
     check_weights(model)
     graph = read(model)
-    report = plan(graph)
+    report = plan(graph, ones_channel)
     return rebuild(graph), report
 
 
-def plan(graph: KerasGraph) -> FoldReport:
+def plan(graph: KerasGraph, ones_channel: bool = True) -> FoldReport:
     """Plans every fold in the graph of a Keras model; the report, with the layers that the graph does not reach."""
-    report = plan_folds(graph, Rewriter(graph, _normalization, _summand))
+    report = plan_folds(graph, Rewriter(graph, _normalization, _summand), ones_channel)
     for layer in graph.calls():
         if isinstance(layer.inner, KerasGraph):
-            inside = plan(layer.inner).rows
+            inside = plan(layer.inner, ones_channel).rows
             report.rows += [_within(row, layer.name) for row in inside]
     report.rows += _hidden(graph)
     return report

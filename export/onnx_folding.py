@@ -31,11 +31,12 @@ from .rules.rule import Weights, channel_axis
 from .wording import reason
 
 
-def fold_onnx(model: onnx.ModelProto) -> tuple[onnx.ModelProto, FoldReport]:
+def fold_onnx(model: onnx.ModelProto, ones_channel: bool = True) -> tuple[onnx.ModelProto, FoldReport]:
     """The model with its affine maps folded into the weights beside them, where that is exact.
 
     Args:
         model: any ONNX model; left as it is.
+        ones_channel: whether a Conv may get one more channel, to do without a normalization before zero padding.
 
     Returns:
         A model of the same interface that computes the same up to the rounding of the folded weights to their dtype, and the
@@ -46,13 +47,13 @@ def fold_onnx(model: onnx.ModelProto) -> tuple[onnx.ModelProto, FoldReport]:
         BrokenModelError: the statistics of a BatchNormalization are not finite, or a variance is negative.
         UnsupportedError: a folded weight does not fit into its dtype.
     """
-    changed, report = _planned(model)
+    changed, report = _planned(model, ones_channel)
     return ir.to_proto(changed), report
 
 
-def inspect_onnx(model: onnx.ModelProto) -> FoldReport:
+def inspect_onnx(model: onnx.ModelProto, ones_channel: bool = True) -> FoldReport:
     """What `fold_onnx` would do, without doing it."""
-    return _planned(model)[1]
+    return _planned(model, ones_channel)[1]
 
 
 def load_onnx(path: str | PathLike[str]) -> onnx.ModelProto:
@@ -61,21 +62,22 @@ def load_onnx(path: str | PathLike[str]) -> onnx.ModelProto:
         raise UsageError(f"There is no ONNX file {str(path)!r}.")
     try:
         proto = onnx.load(path)
-        onnx.checker.check_model(proto)
+        onnx.checker.check_model(onnx.shape_inference.infer_shapes(proto))  # which an output's shape may be left to
     except Exception as error:  # protobuf's, the checker's, the file system's
         raise BrokenModelError(f"{path}: this is no ONNX model: {reason(error)}") from error
     return proto
 
 
-def _planned(proto: onnx.ModelProto) -> tuple[Any, FoldReport]:
+def _planned(proto: onnx.ModelProto, ones_channel: bool) -> tuple[Any, FoldReport]:
     model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
+    common.RemoveUnusedNodesPass()(model)  # they would keep maps from moving
     graph = read(model)
     _check(graph)
     returned = graph.outputs
-    report = plan_folds(graph, Rewriter(graph, _normalization, _summand))
+    report = plan_folds(graph, Rewriter(graph, _normalization, _summand), ones_channel)
     report.rows = [row for row in report.rows if not _mere_arithmetic(row)]
     write(graph, returned)
-    for step in (common.IdentityEliminationPass(), common.RemoveUnusedNodesPass(), common.TopologicalSortPass()):
+    for step in (common.RemoveUnusedNodesPass(), common.TopologicalSortPass()):
         step(model)
     return model, report
 

@@ -291,18 +291,22 @@ class _Writer:
 
     def _return(self, returned: tuple[Value, ...]) -> None:
         """What the model, or a subgraph, reads under a name that was bypassed is what stands in its place."""
-        for before, now in zip(returned, self.graph.outputs, strict=True):
+        for index, (before, now) in enumerate(zip(returned, self.graph.outputs, strict=True)):
             if before is now:
                 continue
             old, new = self.tensors[before], self.tensors[now]
-            if old.is_graph_output():
-                node = ir.node("Identity", [new], name=f"{old.name}/identity")
-                node.outputs[0].type, node.outputs[0].shape = old.type, old.shape
-                self._rename(old, node.outputs[0])
-                self.main.append(node)
-                old.replace_all_uses_with(node.outputs[0], replace_graph_outputs=True)
-            else:
-                old.replace_all_uses_with(new)
+            if index < len(self.main.outputs):
+                if new.is_graph_output() or new.is_graph_input():
+                    node = ir.node("Identity", [new], name=f"{old.name}/identity")
+                    node.outputs[0].type, node.outputs[0].shape = old.type, old.shape
+                    self.main.append(node)
+                    new = node.outputs[0]
+                self._rename(old, new)
+                self.main.outputs[index] = new
+                continue
+            for use in list(old.uses()):
+                if use.node.graph is not self.main:
+                    use.node.replace_input_with(use.idx, new)
 
 
 def _bfloat16() -> Any:

@@ -24,11 +24,14 @@ from .scale_warnings import warnings_of
 from .widening import ones_channel
 
 
-def plan_folds(graph: Graph, rewriter: Rewriter) -> FoldReport:
-    """Moves every map of the graph that can be moved, in the graph; one row for each affine layer that was there."""
+def plan_folds(graph: Graph, rewriter: Rewriter, widen: bool = True) -> FoldReport:
+    """Moves every map of the graph that can be moved, in the graph; one row for each affine layer that was there.
+
+    Without `widen` no tensor gains a channel of ones.
+    """
     planner = _Planner(graph, rewriter)
     planner.settle(_free)
-    planner.settle(_free, _cheaper)
+    planner.settle(_free, _cheaper, *([_wider] if widen else []))
     return FoldReport([planner.rows[name] for name in planner.order])
 
 
@@ -43,9 +46,12 @@ def _cheaper(graph: Graph, nodes: Sequence[Node], affine: Affine) -> Ways:
     return {
         "slices": together(backward(graph, node, affine, split=True) for node in nodes),
         "own copy": own_copy(graph, nodes, affine),
-        "ones channel": ones_channel(graph, nodes, affine),
         "border map": together(forward(graph, node.outputs[0], affine, border=True) for node in nodes),
     }
+
+
+def _wider(graph: Graph, nodes: Sequence[Node], affine: Affine) -> Ways:
+    return {"ones channel": ones_channel(graph, nodes, affine)}
 
 
 @dataclass

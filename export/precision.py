@@ -6,6 +6,7 @@ reading and folding of the graph, so that the float64 reference of the check can
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -60,7 +61,8 @@ def in_precision(model: keras.Model, dtype: str) -> keras.Model:
     custom_objects = _own_classes(model)
     try:
         # safe_mode guards against configurations of strangers; this one was just made from a model in memory.
-        with _default_precision(dtype):
+        with _default_precision(dtype), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a subclassed model is built when it is called, later
             copy = keras.saving.deserialize_keras_object(config, custom_objects=custom_objects, safe_mode=False)
         copy_variables(model, copy)
     except Exception as error:  # a layer's own code, which may raise anything

@@ -10,6 +10,7 @@ import zipfile
 
 import keras
 import numpy as np
+import onnx
 import pytest
 from keras import layers
 
@@ -335,3 +336,72 @@ def test_a_fault_of_kbn_itself_is_called_one(folder, run, monkeypatch):
 def test_a_truncated_model_gets_one_paragraph_in_a_process_of_its_own(tmp_path):
     _truncated(tmp_path)
     assert_one_paragraph(run_process("inspect", tmp_path / "x.keras"), 4, ["x.keras"])
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """An ONNX file that kbn did not write."""
+    path = tmp_path_factory.mktemp("foreign") / "foreign.onnx"
+    random = np.random.default_rng(0)
+    arrays = {
+        "w": random.normal(size=(4, 3, 3, 3)),
+        **{name: random.normal(size=4) for name in ("b", "gamma", "beta", "mean")},
+        "variance": random.uniform(0.5, 2.0, 4),
+    }
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "w", "b"], ["hidden"], name="conv"),
+        onnx.helper.make_node("BatchNormalization", ["hidden", "gamma", "beta", "mean", "variance"], ["y"], name="bn"),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "foreign",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+def test_an_onnx_file_is_inspected_and_folded(foreign, run):
+    done = run("inspect", foreign, "--json")
+    assert json.loads(done.stdout)["rows"][0]["into"] == ["conv"]
+    folded = foreign.with_name("folded.onnx")
+    done = run("fold", foreign, folded, "--report", foreign.with_suffix(".html"))
+    assert (done.returncode, "Note:" in done.stderr) == (0, False), done.stderr
+    assert [node.op_type for node in onnx.load(folded).graph.node] == ["Conv"]
+    assert "backward" in foreign.with_suffix(".html").read_text()
+
+
+def test_a_folded_onnx_file_that_departs_is_not_written(foreign, run, monkeypatch):
+    from kbn.export import any_model
+
+    def spoiled(model, **arguments):
+        folded, report = fold_onnx(model)
+        bias = folded.graph.initializer[0]
+        bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.1), bias.name))
+        return folded, report
+
+    fold_onnx = any_model.fold_onnx
+    monkeypatch.setattr(any_model, "fold", spoiled)
+    done = run("fold", foreign, foreign.with_name("spoiled.onnx"))
+    assert done.returncode == 1
+    assert "does not compute what the original computes" in done.stderr
+    assert not foreign.with_name("spoiled.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "told"), [("out.keras", "must end in .onnx"), ("none/out.onnx", "none")], ids=["suffix", "folder"]
+)
+def test_where_a_folded_onnx_file_cannot_go(foreign, run, output, told):
+    done = run("fold", foreign, foreign.with_name("x") / output if "/" in output else foreign.with_name(output))
+    assert done.returncode == 2
+    assert told in done.stderr
+
+
+def test_an_onnx_file_that_is_none(tmp_path, run):
+    (tmp_path / "x.onnx").write_bytes(b"\x08\x07junk")
+    done = run("fold", tmp_path / "x.onnx", tmp_path / "y.onnx")
+    assert done.returncode == 4
+    assert "no ONNX model" in done.stderr

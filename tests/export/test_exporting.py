@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import kbn
@@ -195,3 +196,43 @@ def test_applications_keep_no_normalization(name, tmp_path):
     own = {"EfficientNetB0": 65}.get(name, 0)
     found = report.after.operators
     assert (found.get("BatchNormalization", 0), found.get("Mul", 0), found.get("Sub", 0)) == (kept, own, 0)
+
+
+class Net(keras.Model):
+    """Keras layers and operations, but for what `activation` is."""
+
+    def __init__(self, activation, **arguments):
+        super().__init__(**arguments)
+        self.activation = activation
+        self.conv, self.bn = layers.Conv2D(4, 3, name="conv"), kbn.BatchNormalization(name="bn")
+        self.dense, self.other = layers.Dense(3, name="dense"), layers.BatchNormalization(name="other")
+
+    def call(self, x, training=None):
+        x = self.activation(self.bn(self.conv(x), training=training))
+        return self.other(self.dense(keras.ops.mean(x, axis=(1, 2))), training=training)
+
+    def get_config(self):
+        return {**super().get_config(), "activation": self.activation}
+
+
+@pytest.mark.parametrize("activation", [keras.ops.relu, tf.nn.relu], ids=["readable", "foreign"])
+def test_a_subclassed_model_is_folded_in_keras_or_in_onnx(activation, tmp_path):
+    model = Net(activation)
+    model(np.zeros((1, 8, 8, 3)))
+    report = export(randomized(model), tmp_path / "net.onnx")
+    assert report.check.passed
+    assert [row.decision for row in report.fold.rows] == ["folded", "folded"]
+    assert "BatchNormalization" not in report.after.operators
+    # The truth is a float64 run, also of layers that the model's configuration does not tell of.
+    assert all(errors.model_error > 0 for output in report.check.outputs for errors in output.cases.values())
+
+
+def test_no_channel_is_added_where_that_is_not_wanted(tmp_path):
+    inputs = keras.Input((12, 12, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(8, 3, activation="relu")(inputs))
+    model = randomized(keras.Model(inputs, layers.Conv2D(9, 3, padding="same")(x)))
+    plain = export(model, tmp_path / "plain.onnx", ones_channel=False)
+    assert plain.after.operators["BatchNormalization"] == 1
+    widened = export(model, tmp_path / "widened.onnx")
+    assert widened.fold.rows[0].rule == "ones channel"
+    assert "BatchNormalization" not in widened.after.operators

@@ -4,10 +4,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import helper, numpy_helper
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from kbn.export.onnx_folding import fold_onnx, inspect_onnx
+from kbn.export.errors import BrokenModelError, UnsupportedError, UsageError
+from kbn.export.onnx_folding import fold_onnx, inspect_onnx, load_onnx
 
 RNG = np.random.default_rng(11)
 
@@ -73,10 +76,6 @@ def operators(model):
 
 def decisions(report):
     return [(row.type, row.decision) for row in report.rows]
-
-
-def _pads(*sizes):
-    return list(sizes)
 
 
 PATTERNS = {
@@ -300,3 +299,182 @@ def test_grouped_transposed_convolution():
         onnxruntime.InferenceSession(each.SerializeToString()).run(None, {"x": x})[0] for each in (model, folded)
     )
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_weights_keep_their_dtype(dtype):
+    build = Build(3, 7, 6, dtype=dtype)
+    model = build.model(build.norm(build.conv("x", 3, 4, 3, 3), 4))
+    folded, _ = fold_onnx(model)
+    onnx.checker.check_model(folded, full_check=True)
+    assert {t.data_type for t in folded.graph.initializer} == {helper.np_dtype_to_tensor_dtype(np.dtype(dtype))}
+    x = RNG.normal(size=(2, 3, 7, 6)).astype(dtype)
+    expected, found = (ReferenceEvaluator(each).run(None, {"x": x})[0].astype(float) for each in (model, folded))
+    np.testing.assert_allclose(found, expected, atol={np.float32: 1e-5, np.float16: 3e-2}[dtype])
+
+
+def test_a_weight_that_does_not_fit_its_dtype_is_told():
+    build = Build(3, 7, 6, dtype=np.float16)
+    x = build.conv("x", 3, 2, 3, 3)
+    vectors = [build.constant(np.array(values)) for values in ([6e4, 6e4], [0.0, 0.0], [0.0, 0.0], [1e-4, 1e-4])]
+    model = build.model(build("BatchNormalization", x, *vectors))
+    with pytest.raises(UnsupportedError, match="does not fit into float16"):
+        fold_onnx(model)
+
+
+def test_a_normalization_that_gives_an_output_of_the_model():
+    build = Build(5)
+    hidden = build("Gemm", "x", build.random(5, 4), build.random(4))
+    model = build.model(build.norm(hidden, 4))
+    folded, _ = fold_onnx(model)
+    assert operators(folded) == ["Gemm"]
+    assert_same_function(model, folded, (5,))
+
+
+def test_two_outputs_that_become_one_tensor():
+    build = Build(5)
+    out = build("Identity", build.norm(build("Gemm", "x", build.random(5, 4), build.random(4)), 4))
+    model = build.model(build("Identity", out), build("Tanh", out))
+    folded, _ = fold_onnx(model)
+    assert sorted(operators(folded)) == ["Gemm", "Identity", "Identity", "Tanh"]
+    assert_same_function(model, folded, (5,))
+
+
+def test_what_a_subgraph_reads_stays():
+    build = Build(4)
+    hidden = build("Gemm", "x", build.random(4, 4), build.random(4))
+    normalized = build.norm(hidden, 4)
+    kind = TensorProto.DOUBLE
+    branches = {
+        name: helper.make_graph(
+            [helper.make_node(operator, [value], ["inside_" + name])],
+            name,
+            [],
+            [helper.make_tensor_value_info("inside_" + name, kind, None)],
+        )
+        for name, operator, value in (("then_branch", "Tanh", normalized), ("else_branch", "Exp", hidden))
+    }
+    condition = build.constant(np.array(True))
+    model = build.model(build("If", condition, **branches))
+    folded, report = fold_onnx(model)
+    assert decisions(report) == [("BatchNormalization", "kept")]
+    assert "also an output of the model, or a mask" in report.rows[0].reason
+    assert_same_function(model, folded, (4,))
+
+
+def test_a_normalization_that_only_a_subgraph_reads_folds():
+    build = Build(4)
+    normalized = build.norm(build("Gemm", "x", build.random(4, 4), build.random(4)), 4)
+    branches = {
+        name: helper.make_graph(
+            [helper.make_node(operator, [normalized], ["inside_" + name])],
+            name,
+            [],
+            [helper.make_tensor_value_info("inside_" + name, TensorProto.DOUBLE, None)],
+        )
+        for name, operator in (("then_branch", "Tanh"), ("else_branch", "Exp"))
+    }
+    model = build.model(build("If", build.constant(np.array(True)), **branches))
+    folded, _ = fold_onnx(model)
+    assert operators(folded) == ["Gemm", "If"]
+    assert_same_function(model, folded, (4,))
+
+
+def test_a_constant_that_may_be_overridden_is_none():
+    build = Build(5)
+    weight = build.random(5, 4)
+    model = build.model(build.norm(build("Gemm", "x", weight, build.random(4)), 4))
+    model.graph.input.append(helper.make_tensor_value_info(weight, TensorProto.DOUBLE, [5, 4]))
+    folded, report = fold_onnx(model)
+    assert decisions(report) == [("BatchNormalization", "kept")]
+    assert operators(folded) == operators(model)
+
+
+def test_weights_that_two_nodes_share_are_untied():
+    build = Build(3, 7, 6)
+    kernel, bias = build.random(4, 3, 3, 3), build.random(4)
+    one, other = (build("Conv", "x", kernel, bias) for _ in range(2))
+    model = build.model(build("Sub", build("Tanh", build.norm(one, 4)), build("Tanh", other)))
+    folded, _ = fold_onnx(model)
+    assert sorted(operators(folded)) == ["Conv", "Conv", "Sub", "Tanh", "Tanh"]
+    assert_same_function(model, folded, (3, 7, 6))
+
+
+def test_a_layer_is_copied_where_that_is_cheaper():
+    build = Build(2, 32, 32)
+    hidden = build.conv("x", 2, 32, 1, 1)
+    model = build.model(build("Tanh", hidden), build("Tanh", build.norm(hidden, 32)))
+    folded, report = fold_onnx(model)
+    assert report.rows[0].rule == "own copy"
+    assert sorted(operators(folded)) == ["Conv", "Conv", "Tanh", "Tanh"]
+    assert_same_function(model, folded, (2, 32, 32))
+
+
+def test_one_more_channel_may_be_refused():
+    build = Build(3, 16, 15)
+    model = build.model(build.conv(build.norm(build("Relu", build.conv("x", 3, 8, 3, 3)), 8), 8, 9, 3, 3, pads=[1] * 4))
+    assert inspect_onnx(model).rows[0].rule == "ones channel"
+    folded, _ = fold_onnx(model, ones_channel=False)
+    assert operators(folded) == ["Conv", "Relu", "BatchNormalization", "Conv"]
+
+
+def test_the_border_map_is_one_addition():
+    build = Build(16, 24, 24)
+    model = build.model(build.conv(build.norm(build("Tanh", "x"), 16), 16, 2, 3, 3, pads=[1] * 4, strides=[2, 2]))
+    folded, report = fold_onnx(model)
+    assert report.rows[0].rule == "border map"
+    assert operators(folded) == ["Tanh", "Conv", "Add"]
+    assert_same_function(model, folded, (16, 24, 24))
+
+
+@pytest.mark.parametrize(("index", "value", "told"), [(3, np.nan, "NaN or infinite"), (4, -1.0, "negative variance")])
+def test_broken_statistics_are_an_error(index, value, told):
+    build = Build(3, 7, 6)
+    model = build.model(build.norm(build.conv("x", 3, 4, 3, 3), 4))
+    name = model.graph.node[1].input[index]
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            tensor.CopyFrom(numpy_helper.from_array(np.full(4, value), name))
+    with pytest.raises(BrokenModelError, match=told):
+        inspect_onnx(model)
+
+
+def test_a_file_that_is_no_model(tmp_path):
+    (tmp_path / "x.onnx").write_bytes(b"not a model")
+    with pytest.raises(BrokenModelError, match="no ONNX model"):
+        load_onnx(tmp_path / "x.onnx")
+    with pytest.raises(UsageError, match="There is no ONNX file"):
+        load_onnx(tmp_path / "none.onnx")
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_random_graphs(data):
+    """Up to nine operators on tensors of four channels, each of which reads any tensor that is there."""
+    draw = data.draw
+    build = Build(4, 9, 9)
+    tensors = ["x"]
+    for _ in range(draw(st.integers(2, 9))):
+        x = tensors[draw(st.integers(max(0, len(tensors) - 3), len(tensors) - 1))]
+        kind = draw(st.sampled_from(["norm", "norm", "norm", "conv", "conv", "arithmetic", "between", "join"]))
+        if kind == "norm":
+            x = build.norm(x, 4, positive=draw(st.booleans()))
+        elif kind == "conv":
+            groups = draw(st.sampled_from([1, 1, 2, 4]))
+            x = build.conv(x, 4, 4, 3, 3, groups=groups, pads=[1] * 4)
+        elif kind == "arithmetic":
+            shape = draw(st.sampled_from([(4, 1, 1), (1, 4, 1, 1), (1,), (9,), (1, 4, 9, 9)]))
+            x = build(draw(st.sampled_from(["Add", "Mul", "Sub", "Div"])), x, build.random(*shape))
+        elif kind == "between":
+            operator = draw(st.sampled_from(["Relu", "LeakyRelu", "Tanh", "Identity", "MaxPool", "AveragePool"]))
+            pool = {"kernel_shape": [3, 3], "pads": [1] * 4} if "Pool" in operator else {}
+            x = build(operator, x, **pool)
+        else:
+            x = build(draw(st.sampled_from(["Add", "Sub", "Mul", "Max"])), x, draw(st.sampled_from(tensors)))
+        tensors.append(x)
+    model = build.model(tensors[-1], *(t for t in tensors[1:-1] if draw(st.integers(0, 9)) == 0))
+    folded, _ = fold_onnx(model)
+    assert_same_function(model, folded, (4, 9, 9))
+    again, report = fold_onnx(folded)
+    assert {row.decision for row in report.rows} <= {"kept"}
+    assert operators(again) == operators(folded)
