@@ -125,7 +125,10 @@ PATTERNS = {
         "Conv2D, MaxPooling, BN of positive scale": (IMAGE, lambda a: [conv(), L.MaxPooling2D(2), a(BN(**POSITIVE))]),
         "Conv2D, UpSampling, BN": (IMAGE, lambda a: [conv(), L.UpSampling2D(), a(BN())]),
         "Conv2D, ZeroPadding, BN without shift": (IMAGE, lambda a: [conv(), L.ZeroPadding2D(), a(BN(**NO_SHIFT))]),
-        "Conv2D, Flatten, BN": (IMAGE, lambda a: [conv(), L.Flatten(), a(BN())]),
+        "Conv2D(relu), Flatten, BN, Dense": (
+            IMAGE,
+            lambda a: [conv(activation="relu"), L.Flatten(), a(BN()), L.Dense(5)],
+        ),
         "Conv2D, ReLU, BN, Conv2D": (IMAGE, lambda a: [conv(), L.ReLU(), a(BN()), conv()]),
         "Conv2D(relu), BN of positive scale, MaxPooling, Flatten, Dense": (
             IMAGE,
@@ -143,7 +146,7 @@ PATTERNS = {
             lambda a: [joined(L.Concatenate, [conv()], [conv(activation="tanh")]), a(BN())],
         ),
         "Add of Conv2Ds, BN": (IMAGE, lambda a: [joined(L.Add, [conv()], [conv()]), a(BN())]),
-        "Conv2D, squeeze and excite, BN": (IMAGE, lambda a: [conv(), squeeze_and_excite(), a(BN())]),
+        "Conv2D, squeeze and excite, BN, Conv2D": (IMAGE, lambda a: [conv(), squeeze_and_excite(), a(BN()), conv()]),
         "BN, two Conv2Ds": (IMAGE, lambda a: [a(BN()), forked([conv()], [conv(1)])]),
     },
     "Zero padding": {
@@ -155,6 +158,10 @@ PATTERNS = {
         ),
     },
     "Pre-activation": {
+        "Add of Conv2D and a shortcut, BN of positive scale, ReLU, Conv2D same": (
+            IMAGE,
+            lambda a: [conv(), joined(L.Add, [same()], [L.Activation("tanh")]), a(BN(**POSITIVE)), L.ReLU(), same()],
+        ),
         "Add, then BN, ReLU, Conv2D same beside a shortcut": (
             IMAGE,
             lambda a: [joined(L.Add, [conv()], [conv()]), joined(L.Add, [], [a(BN()), L.ReLU(), same()])],
@@ -208,6 +215,10 @@ def by_kbn(model, _, folder):
     return onnx.load(folder / "kbn.onnx")
 
 
+def by_kbn_from_the_file(_, converted, __):
+    return kbn.export.fold(converted)[0]
+
+
 def by_tf2onnx(model, *_):
     signature = [tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype)]
     call = tf.function(lambda x: model(x, training=False))
@@ -240,6 +251,7 @@ TOOLS = {
     "onnxruntime": by_onnxruntime,
     "onnxsim": by_onnxsim,
     "onnxslim": by_onnxslim,
+    "kbn on tf2onnx's file": by_kbn_from_the_file,
 }
 
 

@@ -94,16 +94,19 @@ class FoldReport(Report):
                 row.layer,
                 row.decision,
                 row.rule,
-                row.reason or ", ".join(row.into),
+                ", ".join(row.into),
                 f"{row.scale.largest:.3g}" if row.scale else "",
                 f"{row.scale.spread:.3g}" if row.scale else "",
             )
             for row in self.rows
         ]
-        columns = ("layer", "decision", "how", "into, or why not", "max |scale|", "max / median")
-        warned = [(row.layer, warning) for row in self.rows for warning in row.warnings]
+        columns = ("layer", "decision", "how", "into", "max |scale|", "max / median")
+        lists = {
+            ("Kept, and why", "reason"): [(row.layer, row.reason) for row in self.rows if row.reason],
+            ("Worth knowing", "what"): [(row.layer, warning) for row in self.rows for warning in row.warnings],
+        }
         fold = Table("Fold", columns, rows, frozenset(columns[4:]), self.summary())
-        return [fold, *([Table("Worth knowing", ("layer", "what"), warned)] if warned else [])]
+        return [fold, *(Table(title, ("layer", head), found) for (title, head), found in lists.items() if found)]
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -256,6 +256,14 @@ def _with_gamma_and_beta(node: ir.Node, opset: int) -> Reading | None:
 _GAMMA_AND_BETA = LayerNormalizationRule()
 
 
+def _gather(node: ir.Node, opset: int) -> Reading | None:
+    table = _constant(node, 0)
+    if table is None or table.ndim != 2 or table.dtype.kind != "f" or _integer(node, "axis", 0) or len(data(node)) != 1:
+        return None
+    constants = {"embeddings": Constant(node, 0, table)}
+    return Reading(layers.Embedding, rule_for(layers.Embedding), (node,), {}, constants)
+
+
 class RecurrentOperatorRule(Rule):
     """LSTM, GRU, RNN over (steps, batch, features): W of shape (directions, gates units, features), B with the input's half
     first. A map before: W' = W s, and the input's half of B gains W t."""
@@ -441,6 +449,7 @@ _READERS: dict[str, Callable[[ir.Node, int], Reading | None]] = {
     "Dropout": _dropout,
     "Elu": _activation("elu"),
     "Flatten": _rearranged,
+    "Gather": _gather,
     "Gemm": _gemm,
     "GlobalAveragePool": _as(layers.GlobalAveragePooling2D, keepdims=True, **_CHANNELS_FIRST),
     "GlobalMaxPool": _as(layers.GlobalMaxPooling2D, keepdims=True, **_CHANNELS_FIRST),

@@ -20,7 +20,7 @@ from .graph import Graph, Layer, Node
 from .moving import Move, Proposal, backward, forward, free_moves, together
 from .rewriting import Rewriter
 from .rules.rule import Refusal
-from .scale_warnings import warnings_of
+from .scale_warnings import past_float16, warnings_of
 from .widening import ones_channel
 
 
@@ -32,6 +32,7 @@ def plan_folds(graph: Graph, rewriter: Rewriter, widen: bool = True) -> FoldRepo
     planner = _Planner(graph, rewriter)
     planner.settle(_free)
     planner.settle(_free, _cheaper, *([_wider] if widen else []))
+    planner.warn_of_range()
     return FoldReport([planner.rows[name] for name in planner.order])
 
 
@@ -71,6 +72,14 @@ class _Planner:
                 affine = self._affine(layer, nodes) if nodes else None
                 if affine is not None:
                     changed |= self._place(layer, nodes, affine, kinds)
+
+    def warn_of_range(self) -> None:
+        """Tells which folds gave a layer weights that float16 cannot hold."""
+        past = {layer.name for layer in self.graph.calls() if layer.answers and past_float16(layer.weights())}
+        for name, row in self.rows.items():
+            if found := sorted(past & set(row.into)):
+                warning = f"weights of {', '.join(found)} are past float16's range now"
+                self.rows[name] = replace(row, warnings=(*row.warnings, warning))
 
     def _affine(self, layer: Layer, nodes: list[Node]) -> Affine | None:
         if any(len(node.inputs) != 1 or len(node.outputs) != 1 for node in nodes):

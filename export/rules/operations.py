@@ -50,9 +50,11 @@ class RearrangingOperation(OneInput):
         order = _order(layer.config, len(layer.input_shape))
         if order is not None:
             found = affine.along(order.index(affine.axis) if forward else order[affine.axis])
-            return found if order[0] == 0 else off_channels(layer)
+            return found if found.axis > 0 else off_channels(layer)
         shapes = (layer.input_shape, layer.output_shape)
         source, target = shapes if forward else shapes[::-1]
+        if affine.axis == len(source) - 1 and target[-1:] == (affine.channels,) and len(target) > 1:
+            return affine.along(len(target) - 1)  # whatever the axes before it become
         sizes = [tuple(size or 0 for size in shape) for shape in (source, target)]
         if 0 in sizes[0][1:] or math.prod(sizes[0][1:]) != math.prod(sizes[1][1:]):
             return Refusal(f"{layer.name} rearranges a dynamic shape {layer.input_shape}, or the batch")

@@ -249,6 +249,30 @@ PATTERNS = {
         lambda b: b("Add", b("Mul", b("LayerNormalization", "x", b.random(5)), b.random(5)), b.random(5)),
         "LayerNormalization",
     ),
+    "Gather": (
+        (5,),
+        lambda b: b(
+            "Add", b("Mul", b("Gather", b.random(9, 4), b("Cast", b("Abs", "x"), to=7)), b.random(4)), b.random(4)
+        ),
+        "Abs Cast Gather",
+    ),
+    "LSTM": (
+        (6, 4),
+        lambda b: b(
+            "LSTM",
+            b("Transpose", b("Add", b("Mul", "x", b.random(4)), b.random(4)), perm=[1, 0, 2]),
+            b.random(1, 12, 4),
+            b.random(1, 12, 3),
+            outputs=3,
+            hidden_size=3,
+        )[1],
+        "Transpose LSTM",
+    ),
+    "Reshape that takes the batch in": (
+        (6, 4),
+        lambda b: b("MatMul", b("Reshape", b("Mul", "x", b.random(4)), b.constant(np.array([-1, 4]))), b.random(4, 2)),
+        "Reshape MatMul",
+    ),
     "BN, BN": ((3, 7, 6), lambda b: b("Tanh", b.norm(b.norm("x", 3), 3)), "BatchNormalization Tanh"),
     "Mul, Add alone on channels": (
         (3, 7, 6),

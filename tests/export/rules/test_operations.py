@@ -47,7 +47,7 @@ REFUSED = {
     "mean of the channels": (lambda x: ops.mean(x, axis=-1, keepdims=True), (4, 4), "does not run along the channels"),
     "mean of all": (lambda x: ops.mean(x, keepdims=True), (4, 4), "does not run along the channels of"),
     "batch moved": (lambda x: ops.transpose(x), (4, 4), "does not run along the channels of"),
-    "batch moved in": (lambda x: ops.reshape(x, (-1, 4)), (4, 4), "a dynamic shape (None, 4, 4), or the batch"),
+    "batch moved in": (lambda x: ops.reshape(x, (-1, 8)), (4, 4), "a dynamic shape (None, 4, 4), or the batch"),
     "channels split": (lambda x: ops.reshape(x, (-1, 4, 2, 2)), (4, 4), "does not run along one axis on the other"),
     "dynamic": (lambda x: ops.reshape(x, (-1, 4, 8)), (None, 4), "rearranges a dynamic shape (None, None, 4)"),
 }
