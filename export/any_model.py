@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import keras
-import onnx
 
 from . import folding
 from .archive import load_model
+from .errors import UsageError
 from .fold_report import FoldReport
-from .onnx_folding import fold_onnx, inspect_onnx, load_onnx
 
-Path_ = str | PathLike[str]
+if TYPE_CHECKING:
+    import onnx
+
+PathOrName = str | PathLike[str]
 
 
 @overload
 def fold(
-    model: keras.Model | Path_,
+    model: keras.Model | PathOrName,
     *,
     ones_channel: bool = ...,
     custom_objects: Mapping[str, Any] | None = ...,
@@ -56,13 +58,15 @@ def fold(
         UsageError, UnsafeModelError: for a file, as `kbn.export.archive.load_model` raises them.
     """
     loaded = _loaded(model, custom_objects, allow_unsafe)
-    if isinstance(loaded, onnx.ModelProto):
+    if not isinstance(loaded, keras.Model):
+        from .onnx_folding import fold_onnx
+
         return fold_onnx(loaded, ones_channel)
     return folding.fold(loaded, ones_channel)
 
 
 def inspect(
-    model: keras.Model | onnx.ModelProto | Path_,
+    model: keras.Model | onnx.ModelProto | PathOrName,
     *,
     ones_channel: bool = True,
     custom_objects: Mapping[str, Any] | None = None,
@@ -70,14 +74,22 @@ def inspect(
 ) -> FoldReport:
     """What `fold` would do with each affine layer of `model`, without doing it; arguments and errors are those of `fold`."""
     loaded = _loaded(model, custom_objects, allow_unsafe)
-    if isinstance(loaded, onnx.ModelProto):
+    if not isinstance(loaded, keras.Model):
+        from .onnx_folding import inspect_onnx
+
         return inspect_onnx(loaded, ones_channel)
     return folding.inspect(loaded, ones_channel)
 
 
 def _loaded(model: Any, custom_objects: Mapping[str, Any] | None, allow_unsafe: bool) -> Any:
-    if not isinstance(model, str | PathLike):
+    if isinstance(model, keras.Model) or hasattr(model, "SerializeToString"):
         return model
-    if Path(model).suffix == ".onnx":
+    if not isinstance(model, str | PathLike):
+        raise UsageError(
+            f"A model is a keras.Model, an onnx.ModelProto or the path of a file, not {type(model).__name__}."
+        )
+    if Path(model).suffix.lower() == ".onnx":
+        from .onnx_folding import load_onnx
+
         return load_onnx(model)
     return load_model(model, custom_objects=custom_objects, allow_unsafe=allow_unsafe)

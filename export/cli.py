@@ -133,7 +133,7 @@ def inspect(
         _import_keras(step)
         from .any_model import inspect as inspect_model
 
-        loaded = _load(model, custom_objects, allow_unsafe, step)
+        loaded = _load_any(model, custom_objects, allow_unsafe, step)
         report = inspect_model(loaded, ones_channel=ones_channel)
     _show(report, as_json, report_file)
 
@@ -156,12 +156,12 @@ def fold(
     with _progress(quiet) as step:
         from .writing import output_file
 
-        is_onnx = model.suffix == ".onnx"
+        is_onnx = model.suffix.lower() == ".onnx"
         _check_outputs(output, ".onnx" if is_onnx else ".keras", force, report_file)
         _import_keras(step)
         from .any_model import fold as fold_model
 
-        loaded = _load(model, custom_objects, allow_unsafe, step)
+        loaded = _load_any(model, custom_objects, allow_unsafe, step)
         step("fold")
         folded, report = fold_model(loaded, ones_channel=ones_channel)
         if is_onnx:
@@ -286,14 +286,21 @@ def _check_outputs(
 
 
 def _load(model: Path, custom_objects: Path | None, allow_unsafe: bool, step: Callable[[str], None]) -> Any:
-    step("load")
-    if model.suffix == ".onnx":
-        from .onnx_folding import load_onnx
-
-        return load_onnx(model)
+    """A Keras model."""
     from .archive import load_model
 
+    step("load")
     return load_model(model, custom_objects=_read_objects(custom_objects), allow_unsafe=allow_unsafe)
+
+
+def _load_any(model: Path, custom_objects: Path | None, allow_unsafe: bool, step: Callable[[str], None]) -> Any:
+    """A Keras model, or an ONNX one."""
+    if model.suffix.lower() != ".onnx":
+        return _load(model, custom_objects, allow_unsafe, step)
+    from .onnx_folding import load_onnx
+
+    step("load")
+    return load_onnx(model)
 
 
 def _read_objects(path: Path | None) -> dict[str, Any] | None:

@@ -47,7 +47,8 @@ class FoldRow:
         decision: "folded" (into weights), "merged" (into another affine layer) or "kept".
         into: the layers that took the map in, or a part of it where something is kept.
         rule: how: "backward" (into what comes before), "forward" (into what comes after), "scale backward, shift
-            forward", "shift backward, scale forward", "slices", "ones channel", "border map"; "" where nothing was moved.
+            forward", "shift backward, scale forward", "slices", "own copy", "ones channel", "border map"; ""
+            where nothing was moved.
         reason: why it was kept, and what would fold it; "" otherwise.
         scale: how far the map scales its channels apart; None for a layer that was not looked into.
         warnings: what those who quantise, prune or debug the model should know of this layer.

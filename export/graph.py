@@ -36,11 +36,12 @@ class Layer:
         type: the Keras class, or the ONNX operator's name.
         rule: what answers for layers of this type.
         config: the arguments that make it, with the changes of the answers; empty for a layer without a rule.
-        shapes: the shape of each weight by its name.
+        shapes: the shape of each weight by its name, as it was read.
         read: the weights as they were read, by name, in float64.
         precision: the dtype policy that it computes in.
         source: the Keras layer or ONNX node that it was read from; None for one that the plan adds.
         trainable: whether `training=True` in a call would reach it.
+        origin: for a copy, or a rest, of another layer the name of that; "" for what was read.
         inner: the graph of the model that it holds and runs on its own, which is folded by itself.
         activation: the layer that applies its built-in activation, a layer of its own while folds are planned.
         answers: what it took in, in order.
@@ -55,6 +56,7 @@ class Layer:
     precision: str
     source: Any = None
     trainable: bool = True
+    origin: str = ""
     inner: Graph | None = None
     activation: Layer | None = None
     answers: tuple[Absorbed, ...] = ()
@@ -251,7 +253,8 @@ class Graph:
         """Gives these calls of one shared layer a copy of their own."""
         shared = nodes[0].layer
         activation = shared.activation
-        copy = replace(shared, name=self.new_name(shared.name))
+        # What it holds inside is shared, too: only layers that hold nothing are asked for anything.
+        copy = replace(shared, name=self.new_name(shared.name), origin=shared.origin or shared.name)
         if activation is not None:
             copy.activation = replace(activation, name=self.new_name(activation.name))
         for node in nodes:
@@ -267,6 +270,15 @@ class Graph:
         """The name, numbered where a layer of the graph has it already."""
         (name,) = unique([wanted], {node.layer.name for node in self.nodes})
         return name
+
+    def leave_one_input(self, node: Node) -> None:
+        """The call passes its only tensor and nothing else."""
+        node.args, node.kwargs = (node.inputs[0],), {}
+        self._forget()
+
+    def widen(self, value: Value, axis: int) -> None:
+        """The tensor has one more channel on this axis."""
+        value.shape = (*value.shape[:axis], (value.shape[axis] or 0) + 1, *value.shape[axis + 1 :])
 
     def _exchange(self, old: Value, new: Value) -> None:
         """Everything that reads the old value, or returns it, has the new one."""

@@ -2,22 +2,25 @@
 
 `layer.call(symbolic tensors)`, not `layer(...)`, runs the author's Python once and leaves the calls that it made. That is the
 whole of what the layer computes only if it has no weights of its own, and nothing else decides what it does; where that
-cannot be told, the layer stays whole, with the reason.
+cannot be told, the layer stays whole, with the reason. Which layers another holds, its variables and the calls it took part in
+are Keras' private attributes (`_flatten_layers`, `_trainable_variables`, `_inbound_nodes`). Seen on Keras 3.15.
 """
 
 from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, tree
 
 from .graph import Value
+from .rules import rule_for
 from .wording import reason
 
 
@@ -45,6 +48,8 @@ def inlined(layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Inlin
         return "its call has training=True written into it"
     if type(layer).__call__ is not layers.Layer.__call__:
         return "its class has a __call__ of its own"
+    if layer._seed_generators:
+        return "it draws random numbers"
     if layer._trainable_variables or layer._non_trainable_variables:
         return "it computes with weights of its own"
     values = tuple(leaf for leaf in tree.flatten((list(args), dict(kwargs))) if isinstance(leaf, Value))
@@ -63,11 +68,40 @@ def inlined(layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Inlin
     try:
         with _nodes_restored(layer), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            outputs = layer.call(*filled[0], **filled[1])
-            function = keras.Function(list(tensors.values()), outputs)
+            # What is computed at once, and not from the inputs, stands in the graph as a number.
+            (function, numbers), (_, again) = (_traced(layer, tensors.values(), *filled) for _ in range(2))
     except Exception as error:  # the layer's own code, which may raise anything
         return f"its call is not made of Keras layers and operations alone: {reason(error)}"
+    calls = [node for nodes in function._nodes_by_depth.values() for node in nodes]
+    if any(_trains(node) for node in calls):
+        return "a call inside has training=True written into it"
+    if any(
+        inspect.isfunction(leaf)
+        for node in calls
+        for leaf in tree.flatten((node.arguments.args, node.arguments.kwargs))
+    ):
+        return "it passes functions to operations, which may hold anything"
+    if len(numbers) != len(again) or not all(map(np.array_equal, numbers, again)):
+        return "its call comes out differently each time"
     return Inlined(function, tuple(tensors))
+
+
+def _trains(node: Any) -> bool:
+    return bool(node.arguments.kwargs.get("training")) and not rule_for(type(node.operation)).ignores_training
+
+
+def _traced(layer: Any, tensors: Iterable[Any], args: Any, kwargs: Any) -> tuple[Any, list[Any]]:
+    """The graph of one call, and the numbers and arrays that stand in it."""
+    function = keras.Function(list(tensors), layer.call(*args, **kwargs))
+    numbers = []
+    for depth in sorted(function._nodes_by_depth):
+        for node in function._nodes_by_depth[depth]:
+            leaves = tree.flatten((node.arguments.args, node.arguments.kwargs))
+            leaves = [leaf for leaf in leaves if not isinstance(leaf, keras.KerasTensor)]
+            numbers += [
+                np.asarray(leaf) for leaf in leaves if isinstance(leaf, int | float) or hasattr(leaf, "__array__")
+            ]
+    return function, numbers
 
 
 @contextmanager

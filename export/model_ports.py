@@ -16,6 +16,7 @@ from keras.src.models.functional import Functional
 
 from .errors import UnsupportedError, UsageError
 from .rules.rule import Shape
+from .wording import reason
 
 # (N, H, W, C) to (N, C, H, W), and back.
 TO_CHANNELS_FIRST = (0, 3, 1, 2)
@@ -59,6 +60,11 @@ def with_inputs(model: keras.Model) -> Any:
         return _wrapped(model)
     except UsageError as error:
         raise UnsupportedError(str(error)) from error
+    except Exception as error:  # the model's own code, which may raise anything
+        raise UnsupportedError(
+            f"Model {model.name!r} ({type(model).__name__}) cannot be called on symbolic inputs: {reason(error)}. Its "
+            "call must return tensors, and be made of Keras layers and operations."
+        ) from error
 
 
 def function_of(operation: Any) -> Any:

@@ -136,7 +136,9 @@ def backward(graph: Graph, node: Node, affine: Affine, port: int = 0, split: boo
             "a layer for this branch alone would fold" if producer.layer.shapes else "",
         )
     if graph.is_fixed(value):
-        return Refusal(f"the output of {producer.layer.name} is also an output of the model, or a mask")
+        return Refusal(
+            f"the output of {producer.layer.name} is also an output of the model, or a mask, or read in a subgraph"
+        )
     if len(graph.users(value)[node]) > 1:
         return Refusal(f"{node.layer.name} reads the output of {producer.layer.name} twice")
     return _upward(graph, producer, affine, split)
@@ -192,7 +194,7 @@ def forward(graph: Graph, value: Value, affine: Affine, border: bool = False, ha
     if affine.is_identity:
         return Move()
     if graph.is_fixed(value):
-        return Refusal("what it gives is an output of the model, or a mask")
+        return Refusal("what it gives is an output of the model, or a mask, or read in a subgraph")
     return together(_downward(graph, node, ports, affine, border, halo) for node, ports in graph.users(value).items())
 
 

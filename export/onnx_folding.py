@@ -16,18 +16,12 @@ import onnx_ir as ir
 from keras import layers
 from onnx_ir.passes import common
 
-from .affine import Affine
 from .errors import BrokenModelError, UsageError
 from .fold_report import FoldReport, FoldRow
-from .graph import Layer
-from .moving import Summand
+from .onnx_comparison import runs
 from .onnx_graph import OnnxGraph, read, write
+from .onnx_operators import constant
 from .planning import plan_folds
-from .rewriting import Rewriter
-from .rules import rule_for
-from .rules.batch_normalization import as_normalization
-from .rules.constant_maps import NormalizationRule
-from .rules.rule import Weights, channel_axis
 from .wording import reason
 
 
@@ -62,24 +56,47 @@ def load_onnx(path: str | PathLike[str]) -> onnx.ModelProto:
         raise UsageError(f"There is no ONNX file {str(path)!r}.")
     try:
         proto = onnx.load(path)
-        onnx.checker.check_model(onnx.shape_inference.infer_shapes(proto))  # which an output's shape may be left to
-    except Exception as error:  # protobuf's, the checker's, the file system's
-        raise BrokenModelError(f"{path}: this is no ONNX model: {reason(error)}") from error
+    except Exception as error:  # protobuf's, the file system's
+        raise BrokenModelError(f"{path}: this is no ONNX model: {reason(error)}.") from error
+    try:
+        onnx.checker.check_model(proto)
+    except Exception as error:
+        # The checker asks for more than runs: a shape that is left to inference, an operator that it knows.
+        if not runs(proto):
+            raise BrokenModelError(f"{path}: this is no ONNX model: {reason(error)}.") from error
     return proto
 
 
 def _planned(proto: onnx.ModelProto, ones_channel: bool) -> tuple[Any, FoldReport]:
     model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
-    common.RemoveUnusedNodesPass()(model)  # they would keep maps from moving
+    if model.ir_version < 4:  # there every constant had to be an input, too
+        common.RemoveInitializersFromInputsPass()(model)
+        model.ir_version = 4
+    # What nothing uses would keep maps from moving, and constants must be known as such.
+    common.RemoveUnusedNodesPass()(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     graph = read(model)
     _check(graph)
     returned = graph.outputs
-    report = plan_folds(graph, Rewriter(graph, _normalization, _summand), ones_channel)
-    report.rows = [row for row in report.rows if not _mere_arithmetic(row)]
+    unread = [
+        FoldRow(node.layer.name, "BatchNormalization", reason=_why_unread(node.layer.source.nodes[0]))
+        for node in graph.nodes
+        if node.layer.type == "BatchNormalization"
+    ]
+    report = plan_folds(graph, ones_channel)
+    report.rows = [row for row in report.rows if not _mere_arithmetic(row)] + unread
     write(graph, returned)
     for step in (common.RemoveUnusedNodesPass(), common.TopologicalSortPass()):
         step(model)
     return model, report
+
+
+def _why_unread(node: ir.Node) -> str:
+    if node.attributes.get_int("training_mode", 0):
+        return "it normalises by the statistics of each batch (training_mode=1); export the model for inference"
+    if any(constant(value) is None for value in node.inputs[1:]):
+        return "its statistics are computed or may be given as inputs of the model"
+    return "what it reads has no known shape, or it is of a form that is no per-channel map at inference"
 
 
 def _mere_arithmetic(row: FoldRow) -> bool:
@@ -96,24 +113,3 @@ def _check(graph: OnnxGraph) -> None:
                 raise BrokenModelError(f"The BatchNormalization {node.layer.name!r} holds NaN or infinite values.")
             if (weights["moving_variance"] < 0).any():
                 raise BrokenModelError(f"The BatchNormalization {node.layer.name!r} has a negative variance.")
-
-
-def _normalization(name: str, affine: Affine, like: Layer) -> Layer:
-    weights = as_normalization(affine)
-    rule = rule_for(layers.BatchNormalization)
-    config = {"axis": affine.axis, "epsilon": 0.0}
-    shapes = {key: value.shape for key, value in weights.items()}
-    return Layer(name, layers.BatchNormalization, rule, config, shapes, lambda: weights, like.precision)
-
-
-def _summand(name: str, summand: Summand, source: Layer) -> Layer:
-    spec = summand.node.spec
-    padded = source.rule.padded(spec)
-
-    def read_constant() -> Weights:
-        constant = padded.border(source.weights(), summand.field)  # type: ignore[union-attr]  # it was asked before
-        return {"mean": -np.moveaxis(constant, -1, channel_axis(spec, spec.output_shape) - 1)}
-
-    axes = tuple(range(1, len(spec.output_shape)))
-    config = {"axis": axes, "mean": None, "variance": None, "invert": False}
-    return Layer(name, layers.Normalization, NormalizationRule(), config, {}, read_constant, source.precision)

@@ -19,6 +19,7 @@ from .errors import UnsupportedError
 from .graph import Graph, Layer, Node, Value
 from .naming import unique
 from .onnx_operators import Constant, Reading, data, read_operator
+from .rounding import dtype_of
 
 _FLOATS = {"FLOAT": "float32", "DOUBLE": "float64", "FLOAT16": "float16", "BFLOAT16": "bfloat16"}
 
@@ -161,7 +162,8 @@ class _Writer:
         outputs: dict[ir.Value, ir.Value] = {}
         for node in reading.nodes:
             inputs = [outputs.get(tensor, tensor) if tensor is not None else None for tensor in node.inputs]
-            copy = ir.Node(node.domain, node.op_type, inputs, node.attributes.values(), name=f"{node.name}/copy")
+            (name,) = unique([f"{node.name}/copy"], {str(each.name) for each in self.main})
+            copy = ir.Node(node.domain, node.op_type, inputs, node.attributes.values(), name=name)
             copy.outputs[0].type, copy.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
             (copy.outputs[0].name,) = unique([f"{node.outputs[0].name}/copy"], self._tensor_names())
             self.main.insert_after(self._last or reading.nodes[-1], copy)
@@ -170,7 +172,7 @@ class _Writer:
         return replace(reading, nodes=tuple(made.values()), constants=constants)
 
     def _write_weights(self, layer: Layer, reading: Reading) -> None:
-        precision = np.dtype(layer.precision) if layer.precision != "bfloat16" else None
+        precision = dtype_of(layer.precision)
         weights = layer.weights()
         if "max_value" in layer.config:
             bound = Constant(reading.nodes[0], 2, None)
@@ -197,7 +199,7 @@ class _Writer:
 
     def _initializer(self, wanted: str, values: NDArray[Any], precision: Any, layer: Layer) -> ir.Value:
         with np.errstate(over="ignore"):  # it is told below
-            cast = np.array(values, precision or _bfloat16(), order="C")
+            cast = np.array(values, precision, order="C")
         if not np.isfinite(cast.astype(np.float64)).all():
             raise UnsupportedError(
                 f"The folded {wanted!r} does not fit into {layer.precision}. Fold the float32 model, then convert it."
@@ -224,7 +226,7 @@ class _Writer:
     def _affine(self, name: str, affine: Affine, x: ir.Value, node: Node) -> ir.Value:
         """One BatchNormalization where the channels lie on axis 1, else Mul and Add."""
         rank = len(node.outputs[0].shape)
-        precision = np.dtype(node.layer.precision) if node.layer.precision != "bfloat16" else None
+        precision = dtype_of(node.layer.precision)
 
         def vector(part: str, values: NDArray[np.float64], wide: bool = False) -> ir.Value:
             along = [-1 if axis == affine.axis else 1 for axis in range(rank)]
@@ -248,7 +250,7 @@ class _Writer:
     def _border(self, node: Node, x: ir.Value) -> ir.Value:
         """The constant behind a padded convolution."""
         layer = node.layer
-        precision = np.dtype(layer.precision) if layer.precision != "bfloat16" else None
+        precision = dtype_of(layer.precision)
         constant = -layer.weights()["mean"]
         return self._emit(
             "Add", [x, self._initializer(f"{layer.name}/map", constant[None], precision, layer)], layer.name, x
@@ -307,9 +309,3 @@ class _Writer:
             for use in list(old.uses()):
                 if use.node.graph is not self.main:
                     use.node.replace_input_with(use.idx, new)
-
-
-def _bfloat16() -> Any:
-    import ml_dtypes
-
-    return ml_dtypes.bfloat16

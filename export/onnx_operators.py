@@ -25,6 +25,7 @@ from .rules.joining import AddRule, AverageRule, ConcatenateRule, ExtremeRule, M
 from .rules.normalizing import LayerNormalizationRule
 from .rules.operations import MeanOperation, RearrangingOperation
 from .rules.padding import same_padding
+from .rules.passing import WindowRule
 from .rules.rule import Absorbed, LayerSpec, Ports, Refusal, Rule, Weights, fit
 
 Array = NDArray[Any]
@@ -80,7 +81,8 @@ def read_operator(node: ir.Node, opset: int) -> Reading:
     """The node as a layer; without a rule where it is none that can be looked into."""
     reader = _READERS.get(node.op_type)
     found = None
-    if node.domain in ("", "ai.onnx") and reader is not None and all(value.shape is not None for value in data(node)):
+    given = data(node)
+    if node.domain in ("", "ai.onnx") and reader and given and all(value.shape is not None for value in given):
         found = reader(node, opset)
     return found or Reading(node.op_type, _NO_RULE, (node,))
 
@@ -183,9 +185,9 @@ def _gemm(node: ir.Node, opset: int) -> Reading | None:
     kernel = weight.T if swapped else weight
     units = kernel.shape[1]
     if bias is not None:
-        bias = np.broadcast_to(bias, (1, units))[0] * beta if bias.size in (1, units) else None
-        if bias is None:
+        if bias.size != 1 and (bias.shape[-1:] != (units,) or bias.size != units):
             return None
+        bias = np.broadcast_to(bias.reshape(-1), units) * beta
     constants = {
         "kernel": Constant(node, 1, kernel * alpha if alpha != 1 else kernel, np.transpose if swapped else _same),
         "bias": Constant(node, 2, bias),
@@ -330,7 +332,7 @@ def _arithmetic(node: ir.Node, opset: int) -> Reading | None:
         "Add": (1.0, c),
         "Sub": (1.0, -c) if first else (-1.0, c),
         "Mul": (c, 0.0),
-        "Div": (1.0 / c if node.op_type == "Div" else 0.0, 0.0),
+        "Div": (1.0 / np.where(c == 0, 1.0, c), 0.0),
     }[node.op_type]
     return Reading(node.op_type, _CONSTANT_RULE, (node,), {"scale": scale, "shift": shift})
 
@@ -410,6 +412,8 @@ def _rearranged(node: ir.Node, opset: int) -> Reading | None:
 def _pad(node: ir.Node, opset: int) -> Reading | None:
     pads, value = _constant(node, 1), _constant(node, 2)
     rank = _rank(node)
+    if rank < 3 or (len(node.inputs) > 3 and node.inputs[3] is not None):
+        return None  # its pads are of other axes
     given = len(node.inputs) > 2 and node.inputs[2] is not None
     constant_mode = node.attributes.get_string("mode", "constant") == "constant"
     if pads is None or pads.size != 2 * rank or not constant_mode or (given and (value is None or float(value) != 0)):
@@ -427,9 +431,20 @@ def _resize(node: ir.Node, opset: int) -> Reading | None:
     before, after = data(node)[0].shape, node.outputs[0].shape
     if mode not in ("nearest", "linear") or cropped or before is None or after is None or len(before) < 3:
         return None
-    if not isinstance(before[1], int) or before[1] != after[1]:
+    if not isinstance(before[1], int) or before[1] != after[1] or len(data(node)) != 1:
         return None
-    return _as(layers.UpSampling2D, data_format="channels_first")(node, opset)
+    by_factor = len(node.inputs) < 4 or node.inputs[3] is None
+    rule = rule_for(layers.UpSampling2D) if by_factor else FixedSizeRule()
+    return Reading(layers.UpSampling2D, rule, (node,), {"data_format": "channels_first"})
+
+
+class FixedSizeRule(WindowRule):
+    """Resize to a size that is told for every axis, the channels too: none can join."""
+
+    types = ()
+
+    def constant_through(self, layer: LayerSpec, value: float) -> float | None:
+        return None
 
 
 def _activation(name: str) -> Callable[[ir.Node, int], Reading | None]:

@@ -8,39 +8,39 @@ since every choice lowers the cost and the last round finds none, planning what 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+
+import numpy as np
 
 from .affine import Affine
 from .cost import elementwise
 from .duplicating import own_copy
 from .fold_report import FoldReport, FoldRow, ScaleRange
 from .graph import Graph, Layer, Node
-from .moving import Move, Proposal, backward, forward, free_moves, together
-from .rewriting import Rewriter
-from .rules.rule import Refusal
+from .moving import Ask, Move, Proposal, backward, forward, free_moves, together
+from .rewriting import carry_out, resolved
+from .rounding import loss
+from .rules.rule import Refusal, Weights
 from .scale_warnings import past_float16, warnings_of
 from .widening import ones_channel
 
 
-def plan_folds(graph: Graph, rewriter: Rewriter, widen: bool = True) -> FoldReport:
+def plan_folds(graph: Graph, widen: bool = True) -> FoldReport:
     """Moves every map of the graph that can be moved, in the graph; one row for each affine layer that was there.
 
     Without `widen` no tensor gains a channel of ones.
     """
-    planner = _Planner(graph, rewriter)
-    planner.settle(_free)
-    planner.settle(_free, _cheaper, *([_wider] if widen else []))
-    planner.warn_of_range()
-    return FoldReport([planner.rows[name] for name in planner.order])
+    planner = _Planner(graph)
+    planner.settle(free_moves)
+    planner.settle(free_moves, _cheaper, *([_wider] if widen else []))
+    return planner.report()
 
 
 Ways = dict[str, Proposal]
 
 
-def _free(graph: Graph, nodes: Sequence[Node], affine: Affine) -> Ways:
-    return free_moves(graph, nodes, affine)
+Find = Callable[[Graph, Sequence[Node], Affine], Ways]
 
 
 def _cheaper(graph: Graph, nodes: Sequence[Node], affine: Affine) -> Ways:
@@ -58,11 +58,10 @@ def _wider(graph: Graph, nodes: Sequence[Node], affine: Affine) -> Ways:
 @dataclass
 class _Planner:
     graph: Graph
-    rewriter: Rewriter
     rows: dict[str, FoldRow] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
 
-    def settle(self, *kinds: Any) -> None:
+    def settle(self, *kinds: Find) -> None:
         """Takes the affine layers in turn, in the order in which they run, until none of them changes any more."""
         changed = True
         while changed:
@@ -73,7 +72,16 @@ class _Planner:
                 if affine is not None:
                     changed |= self._place(layer, nodes, affine, kinds)
 
-    def warn_of_range(self) -> None:
+    def report(self) -> FoldReport:
+        """One row for each affine layer that was read, in the order in which they run."""
+        affine = [layer for layer, nodes in self.graph.calls().items() if self._affine(layer, nodes) is not None]
+        for layer in affine:
+            if layer.origin in self.rows:  # a copy or a rest of it is there
+                self.rows[layer.origin] = replace(self.rows[layer.origin], decision="kept")
+        self._warn_of_range()
+        return FoldReport([self.rows[name] for name in self.order])
+
+    def _warn_of_range(self) -> None:
         """Tells which folds gave a layer weights that float16 cannot hold."""
         past = {layer.name for layer in self.graph.calls() if layer.answers and past_float16(layer.weights())}
         for name, row in self.rows.items():
@@ -91,9 +99,9 @@ class _Planner:
         found = (layer.rule.affine(node.spec, layer.weights) for node in calls[1:])
         return all(each is not None and each.equals(affine) for each in found)
 
-    def _place(self, layer: Layer, nodes: list[Node], affine: Affine, kinds: Sequence[Any]) -> bool:
+    def _place(self, layer: Layer, nodes: list[Node], affine: Affine, kinds: Sequence[Find]) -> bool:
         """Decides what becomes of this layer's calls; whether anything changed."""
-        row = self._row(layer, affine)
+        row = self._row(layer, nodes, affine)
         refusal = _out_of_reach(layer, nodes)
         if refusal is not None:
             self.rows[layer.name] = replace(row, reason=str(refusal))
@@ -107,21 +115,25 @@ class _Planner:
             ways: Ways = {}
             for kind in kinds:
                 ways |= kind(self.graph, calls, here)
-            resolved = {name: self.rewriter.resolve(way, layer, calls) for name, way in ways.items()}
-            moves = {name: way for name, way in resolved.items() if isinstance(way, Move)}
-            best = min(moves, key=lambda name: moves[name].cost, default="")
+            answers = {name: resolved(way, layer, calls) for name, way in ways.items()}
+            moves = {name: way for name, way in answers.items() if isinstance(way, Move)}
             now = sum(elementwise(node.outputs[0].shape) for node in calls)
-            if best and moves[best].cost < now:
-                self._carry_out(layer, calls, here, best, moves[best])
-                return True  # the other calls are looked at anew, as they are now
-            reasons = reasons or {name: str(way) for name, way in resolved.items() if isinstance(way, Refusal)}
+            for how in sorted(moves, key=lambda name: moves[name].cost):
+                if moves[how].cost >= now:
+                    break
+                if (lost := _loss(moves[how])) is None:
+                    self._carry_out(layer, calls, here, how, moves[how])
+                    return True  # the other calls are looked at anew, as they are now
+                answers[how] = lost
+            reasons = reasons or {name: str(way) for name, way in answers.items() if isinstance(way, Refusal)}
         self._keep(layer, len(nodes), reasons)
         return False
 
-    def _row(self, layer: Layer, affine: Affine) -> FoldRow:
+    def _row(self, layer: Layer, nodes: Sequence[Node], affine: Affine) -> FoldRow:
         if layer.name not in self.rows:
-            self.order.append(layer.name)
-            row = FoldRow(layer.name, layer_type(layer), scale=ScaleRange.of(affine))
+            if not layer.origin:
+                self.order.append(layer.name)
+            row = FoldRow(layer.name, nodes[0].spec.kind, scale=ScaleRange.of(affine))
             self.rows[layer.name] = replace(row, warnings=warnings_of(layer, affine))
         return self.rows[layer.name]
 
@@ -129,7 +141,7 @@ class _Planner:
         row = self.rows[layer.name]
         takers = list(dict.fromkeys(ask.node for ask in move.asks if ask.into))
         merged = bool(takers) and all(_is_affine(taker) for taker in takers)
-        self.rewriter.carry_out(layer, calls, affine, move)
+        carry_out(self.graph, layer, calls, move)
         into = tuple(dict.fromkeys((*row.into, *(taker.layer.name for taker in takers))))
         decision = "merged" if merged else "folded"
         if move.leftovers or any(node.layer is layer for node in self.graph.nodes):
@@ -145,6 +157,23 @@ class _Planner:
         self.rows[layer.name] = replace(row, decision="kept", reason=part + told)
 
 
+def _loss(move: Move) -> Refusal | None:
+    """Why the move may not be made though it could: weights that their dtype cannot hold."""
+    asked: dict[Node, list[Ask]] = {}
+    for ask in move.asks:
+        asked.setdefault(ask.node, []).append(ask)
+    # Calls of one layer that are asked the same change it once.
+    for node, asks in {(node.layer, *(ask.key for ask in asks)): (node, asks) for node, asks in asked.items()}.values():
+        before: Weights = node.layer.weights()
+        after = before
+        with np.errstate(all="ignore"):  # it is told
+            for ask in asks:
+                after = ask.answer.algebra(after)
+        if told := loss(before, after, node.layer.precision):
+            return Refusal(f"{node.layer.name} cannot hold what it would take in: {told}")
+    return None
+
+
 def _out_of_reach(layer: Layer, nodes: Sequence[Node]) -> Refusal | None:
     if layer.trainable and any(node.kwargs.get("training") for node in nodes):
         return Refusal("its call has training=True written into it", "call it without, or freeze the layer")
@@ -155,11 +184,6 @@ def _out_of_reach(layer: Layer, nodes: Sequence[Node]) -> Refusal | None:
     if before != after:
         return Refusal(f"it turns {before} into {after}")
     return None
-
-
-def layer_type(layer: Layer) -> str:
-    """The layer's class or operator in words."""
-    return layer.type if isinstance(layer.type, str) else str(layer.type.__name__)
 
 
 def _is_affine(node: Node) -> bool:

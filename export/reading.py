@@ -67,7 +67,7 @@ def read(model: keras.Model) -> KerasGraph:
     return KerasGraph(
         name=model.name,
         inputs=inputs,
-        nodes=reader.nodes,
+        nodes=_live(reader.nodes, outputs),
         outputs=outputs,
         input_layers=tuple(tensor._keras_history.operation for tensor in function.inputs),
         input_structure=tree.map_structure(lambda _: None, function._inputs_struct),
@@ -75,6 +75,16 @@ def read(model: keras.Model) -> KerasGraph:
         output_names=tuple(tensor._keras_history.operation.name for tensor in function.outputs),
         kept_whole=reader.kept_whole,
     )
+
+
+def _live(nodes: Sequence[Node], outputs: Sequence[Value]) -> list[Node]:
+    """The nodes that the outputs are computed from: of a nested model with several outputs not all may be used."""
+    wanted, live = set(outputs), []
+    for node in reversed(nodes):
+        if wanted & set(node.outputs):
+            wanted |= {*node.inputs, *node.masks}
+            live.append(node)
+    return live[::-1]
 
 
 @dataclass
@@ -132,6 +142,7 @@ class _Reader:
         return self.layers[operation]
 
     def _read_layer(self, operation: Any) -> Layer:
+        _check_activations(operation)
         rule = rule_for(type(operation))
         if operation not in self.names:
             # Numbered where an operation of another nested model has the name already.
@@ -175,6 +186,20 @@ def _shapes(operation: Any, args: Any, kwargs: Mapping[str, Any], tensors: Seque
         return [tuple(spec.shape) for spec in tree.flatten(operation.compute_output_spec(*filled[0], **filled[1]))]
     except Exception:  # a layer's own code, which may raise anything
         return known
+
+
+def _check_activations(operation: Any) -> None:
+    """Raises UnsupportedError where the configuration would name another function than the layer applies."""
+    for role in ("activation", "recurrent_activation"):
+        function = getattr(operation, role, None)
+        if not callable(function) or isinstance(function, layers.Layer):
+            continue
+        name = keras.activations.serialize(function)
+        if isinstance(name, str) and keras.activations.get(name) is not function:
+            raise UnsupportedError(
+                f"The {role} of layer {operation.name!r} is a function of your own that is saved as {name!r}, which is "
+                "Keras' own. Give it another name, and register it with keras.saving.register_keras_serializable()."
+            )
 
 
 def _read_inside(operation: Any) -> KerasGraph | None:

@@ -42,7 +42,7 @@ def rebuild(graph: KerasGraph) -> keras.Model:
         operation = made[node.layer]
         args, kwargs = tree.map_structure(fill_in, (node.args, dict(node.kwargs)))
         with _nothing_drawn(operation) if first else nullcontext():
-            outputs = operation(*args, **kwargs)
+            outputs = _call(operation, args, kwargs)
         tensors.update(zip(node.outputs, tree.flatten(outputs), strict=True))
     taken = {layer.name for layer in graph.input_layers} | {operation.name for operation in made.values()}
     outputs = _named([tensors[value] for value in graph.outputs], graph.output_names, taken)
@@ -98,11 +98,6 @@ def fuse_activations(graph: KerasGraph) -> None:
 def _make(node: Node) -> Any:
     """The layer that stands in the node's place, without its weights."""
     layer = node.layer
-    if layer.source is not None and _has_own_call(type(layer.source)):
-        raise UnsupportedError(
-            f"Layer {layer.name!r} ({node.spec.kind}) has a __call__ of its own, which calls of the folded model would run "
-            "once more. Move what it does into call()."
-        )
     if isinstance(layer.inner, KerasGraph):
         model = rebuild(layer.inner)
         wrapped = layer.type is layers.TimeDistributed
@@ -123,9 +118,11 @@ def _make(node: Node) -> Any:
     return copy
 
 
-def _has_own_call(layer_type: type) -> bool:
-    own = layer_type.__call__ is not layers.Layer.__call__
-    return issubclass(layer_type, layers.Layer) and own and not layer_type.__module__.startswith("keras.")
+def _call(operation: Any, args: Any, kwargs: Any) -> Any:
+    """A call in the graph; what a `__call__` of the author's own does around it stands in the graph already."""
+    if isinstance(operation, layers.Layer):
+        return layers.Layer.__call__(operation, *args, **kwargs)
+    return operation(*args, **kwargs)
 
 
 def _assign_by_name(operation: Any, weights: Mapping[str, NDArray[Any]]) -> None:

@@ -31,6 +31,8 @@ def _around(graph: Graph, node: Node, affine: Affine) -> Proposal:
         producer = graph.producer(value)
         if producer is None:
             return Refusal("a ones channel needs a layer that makes it")
+        if refusal := training_refused(producer):
+            return refusal
         if set(graph.users(value)) != {reader} or graph.is_fixed(value) or _channels(value, axis) != affine.channels:
             return Refusal(f"a ones channel would be seen elsewhere behind {producer.layer.name}")
         spec, rule = producer.spec, producer.layer.rule
@@ -64,7 +66,7 @@ def _channels(value: Value, axis: int) -> int | None:
 def _onward(graph: Graph, value: Value, affine: Affine, constant: float, padded: bool = False) -> Proposal:
     """The readers of the tensor, which comes without the map and with the channel, and may have zeros around."""
     if graph.is_fixed(value):
-        return Refusal("what it gives is an output of the model, or a mask")
+        return Refusal("what it gives is an output of the model, or a mask, or read in a subgraph")
     users = graph.users(value).items()
     return together(_into(graph, node, ports, affine, constant, padded) for node, ports in users)
 

@@ -114,9 +114,11 @@ class _Arithmetic(AffineRule):
         constant = constant_of(layer)
         if constant is None:
             return None
-        return from_constants(*self.scale_and_shift(constant, layer.roles[0] in ("0", "x1")), layer.input_shape)
+        found = self.scale_and_shift(constant, layer.roles[0] in ("0", "x1"))
+        return None if found is None else from_constants(*found, layer.input_shape)
 
-    def scale_and_shift(self, constant: NDArray[np.float64], tensor_first: bool) -> tuple[Any, Any]:
+    def scale_and_shift(self, constant: NDArray[np.float64], tensor_first: bool) -> tuple[Any, Any] | None:
+        """Scale and shift of the map, of arrays that broadcast; None where it is no affine map of the tensor."""
         raise NotImplementedError
 
     def absorb_after(self, layer: LayerSpec, affine: Affine) -> Absorbed | Refusal:
@@ -155,9 +157,9 @@ class MultiplyOperation(_Arithmetic, MultiplyRule):
 class DivideOperation(_Arithmetic):
     types = (operations.Divide, operations.TrueDivide)
 
-    def scale_and_shift(self, constant: NDArray[np.float64], tensor_first: bool) -> tuple[Any, Any]:
+    def scale_and_shift(self, constant: NDArray[np.float64], tensor_first: bool) -> tuple[Any, Any] | None:
         if not tensor_first or (constant == 0).any():
-            return np.nan, 0.0  # no affine map of x
+            return None
         return 1.0 / constant, 0.0
 
 

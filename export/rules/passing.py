@@ -97,9 +97,12 @@ class GlobalPoolingRule(OneInput):
         here, there = (inside, outside) if forward else (outside, inside)
         if affine.axis != here:
             return off_channels(layer)
-        if "Max" in layer.kind and (refusal := order_lost(layer, affine)):
+        if layer.type in _MAXIMA and (refusal := order_lost(layer, affine)):
             return refusal
         return affine.along(there)
+
+
+_MAXIMA = (layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D)
 
 
 class ZeroPaddingRule(OneInput):

@@ -10,7 +10,7 @@ The engine knows nothing of convolutions. Of each layer it asks up to three ques
 
 A rule answers for one family of layers with `Absorbed`, with a map on the other side, or with a `Refusal` that gives its
 reason. An answer looks at the configuration, the shapes and the map, never at the weights: the algebra in `Absorbed` is
-run once, when the whole plan stands.
+run when the plan stands. Affine maps alone are known by their weights, which are vectors.
 
 Two more questions, both answered by few, serve the shift of a map before zero padding (see `padding.py`).
 """

@@ -33,11 +33,15 @@ def scale_output(weights: Weights, affine: Affine, groups: int = 1) -> Weights:
     }
 
 
-def scale_input(weights: Weights, affine: Affine) -> Weights:
-    """The weights that give for x what the layer gives now for `affine` of x, where one input makes one output."""
+def scale_input(weights: Weights, affine: Affine, groups: int = 1) -> Weights:
+    """The weights that give for x what the layer gives now for `affine` of x, where one input makes one output.
+
+    kernel (*window, out / groups, in), bias (out,).
+    """
     kernel = weights["kernel"]
-    spilled = (kernel * affine.shift).sum(axis=(*range(kernel.ndim - 2), kernel.ndim - 1))
-    return {"kernel": kernel * affine.scale, "bias": bias_of(weights, kernel.shape[-2]) + spilled}
+    spilled = (kernel * affine.shift).sum(axis=tuple(range(kernel.ndim - 2)))  # (out / groups, in)
+    spilled = spilled.reshape(kernel.shape[-2], groups, -1).sum(axis=-1).T.reshape(-1)
+    return {"kernel": kernel * affine.scale, "bias": bias_of(weights, spilled.size) + spilled}
 
 
 class TransposedConvolutionRule(KernelRule):
@@ -47,12 +51,10 @@ class TransposedConvolutionRule(KernelRule):
         return partial(scale_output, groups=layer.config.get("groups", 1))
 
     def scale_input(self, layer: LayerSpec) -> Callable[..., Weights]:
-        return scale_input
+        return partial(scale_input, groups=layer.config.get("groups", 1))
 
     def refuse_input(self, layer: LayerSpec, affine: Affine) -> Refusal | None:
-        one_each = layer.config.get("groups", 1) == 1 and {*layer.config["kernel_size"], *layer.config["strides"]} == {
-            1
-        }
+        one_each = {*layer.config["kernel_size"], *layer.config["strides"]} == {1}
         if affine.is_linear or one_each:
             return None
         return Refusal(

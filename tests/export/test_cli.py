@@ -376,6 +376,7 @@ def test_an_onnx_file_is_inspected_and_folded(foreign, run):
 
 def test_a_folded_onnx_file_that_departs_is_not_written(foreign, run, monkeypatch):
     from kbn.export import any_model
+    from kbn.export.onnx_folding import fold_onnx
 
     def spoiled(model, **arguments):
         folded, report = fold_onnx(model)
@@ -383,7 +384,6 @@ def test_a_folded_onnx_file_that_departs_is_not_written(foreign, run, monkeypatc
         bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.1), bias.name))
         return folded, report
 
-    fold_onnx = any_model.fold_onnx
     monkeypatch.setattr(any_model, "fold", spoiled)
     done = run("fold", foreign, foreign.with_name("spoiled.onnx"))
     assert done.returncode == 1

@@ -16,7 +16,7 @@ from folding_helpers import (
 )
 from kbn.export import fold, inspect
 from kbn.export.affine import Affine
-from kbn.export.errors import UnsupportedError
+from kbn.export.errors import UnsupportedError, UsageError
 from kbn.export.rules.rule import Refusal
 from trained_models import randomized
 
@@ -144,8 +144,90 @@ def test_a_model_with_a_call_of_its_own_is_not_inlined():
 
     inputs = keras.Input((5,))
     model = randomized(keras.Model(inputs, layers.Dense(2)(Doubled()(inputs))))
-    with pytest.raises(UnsupportedError, match="__call__ of its own"):
+    assert_same_function(model, fold(model)[0])
+
+
+def test_dropout_that_drops_makes_no_channel_of_ones():
+    inputs = keras.Input((16, 16, 3))
+    x = layers.Dropout(0.5)(layers.Conv2D(8, 3, activation="relu")(inputs), training=True)
+    model = randomized(keras.Model(inputs, layers.Conv2D(9, 3, padding="same")(norm()(x))))
+    assert inspect(model).rows[0].decision == "kept"
+
+
+def test_a_function_that_has_the_name_of_keras_own_is_told():
+    def relu(x):
+        return ops.maximum(x, -0.5)
+
+    with pytest.raises(UnsupportedError, match="function of your own that is saved as 'relu'"):
+        inspect(chain((5,), layers.Dense(4, activation=relu), norm()))
+
+
+@pytest.mark.parametrize("kind", ["training", "functions", "none"])
+def test_a_subclassed_model_that_does_more_than_call_layers(kind):
+    class Odd(keras.Model):
+        def __init__(self, **arguments):
+            super().__init__(**arguments)
+            self.dense, self.bn, self.other = layers.Dense(4), norm(), layers.Dense(4)
+
+        def call(self, x):
+            y = self.bn(self.dense(x), **({"training": True} if kind == "training" else {}))
+            if kind == "functions":
+                return ops.cond(ops.sum(x) > 0, lambda: self.other(y), lambda: y)
+            return (self.other(y), None) if kind == "none" else self.other(y)
+
+    model = Odd()
+    model(np.ones((2, 5)))
+    told = {"training": "has training=True written", "functions": "passes functions", "none": "must return tensors"}
+    with pytest.raises(UnsupportedError, match=told[kind]):
         fold(model)
+
+
+def test_a_subclass_of_a_normalization_has_a_row():
+    class Squared(layers.BatchNormalization):
+        def call(self, inputs, training=None, mask=None):
+            return super().call(inputs, training=training, mask=mask) ** 2
+
+    model = chain((5,), layers.Dense(4), Squared(name="squared"), layers.Dense(3))
+    folded, report = fold(model)
+    assert "Squared is a subclass of BatchNormalization" in report.rows[0].reason
+    assert_same_function(model, folded)
+
+
+def test_what_is_no_model_is_told():
+    with pytest.raises(UsageError, match="not NoneType"):
+        fold(None)
+
+
+def test_what_draws_random_numbers_is_not_frozen():
+    class Noisy(layers.Layer):
+        def __init__(self, **arguments):
+            super().__init__(**arguments)
+            self.dense, self.bn = layers.Dense(4), norm("inside")
+
+        def call(self, inputs):
+            return self.bn(self.dense(inputs) + keras.random.normal((4,)))
+
+    (row,) = inspect(chain((5,), Noisy(name="noisy"))).rows
+    assert row.decision == "kept"
+    assert "its call comes out differently each time" in row.reason
+
+
+def test_an_output_that_is_not_used_keeps_nothing_from_folding():
+    inner_in = keras.Input((5,))
+    hidden = layers.Dense(4, name="dense")(inner_in)
+    inner = keras.Model(inner_in, [hidden, ops.tanh(hidden)])
+    inputs = keras.Input((5,))
+    model = randomized(keras.Model(inputs, end()(norm()(inner(inputs)[0]))))
+    assert inspect(model).rows[0].rule == "backward"
+
+
+def test_every_row_is_of_a_layer_that_was_there():
+    inputs = keras.Input((8, 8, 3))
+    branches = [layers.Conv2D(16, 1)(inputs), ops.tanh(inputs), ops.tanh(inputs)]
+    model = randomized(keras.Model(inputs, end()(norm()(layers.Concatenate()(branches)))))
+    folded, report = fold(model)
+    assert [(row.layer, row.decision) for row in report.rows] == [("bn", "kept")]
+    assert_same_function(model, folded)
 
 
 def test_resizing_lets_maps_pass():

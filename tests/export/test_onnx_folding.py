@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from kbn.export.errors import BrokenModelError, UnsupportedError, UsageError
+from kbn.export.errors import BrokenModelError, UsageError
 from kbn.export.onnx_folding import fold_onnx, inspect_onnx, load_onnx
 
 RNG = np.random.default_rng(11)
@@ -273,6 +273,33 @@ PATTERNS = {
         lambda b: b("MatMul", b("Reshape", b("Mul", "x", b.random(4)), b.constant(np.array([-1, 4]))), b.random(4, 2)),
         "Reshape MatMul",
     ),
+    "before grouped ConvTranspose of one": (
+        (6, 5, 4),
+        lambda b: b.conv(b.norm("x", 6), 6, 4, 1, 1, operator="ConvTranspose"),
+        "ConvTranspose",
+    ),
+    "Gemm with a scalar bias": (
+        (5,),
+        lambda b: b.norm(b("Gemm", "x", b.random(5, 4), b.constant(np.array([[0.3]]))), 4),
+        "Gemm",
+    ),
+    "Gemm with a bias per example": (
+        (5,),
+        lambda b: b.norm(b("Gemm", "x", b.random(5, 4), b.random(2, 1)), 4),
+        "Gemm BatchNormalization",
+    ),
+    "Pad of named axes": (
+        (3, 7, 6),
+        lambda b: b.norm(
+            b("Pad", b.conv("x", 3, 4, 3, 3), b.constant(np.array([1, 2])), "", b.constant(np.array([2]))), 4
+        ),
+        "Conv Pad BatchNormalization",
+    ),
+    "MatMul of constants": (
+        (5,),
+        lambda b: b("Add", b("Tanh", "x"), b("MatMul", b.random(1, 5), b.random(5, 5))),
+        "Tanh MatMul Add",
+    ),
     "BN, BN": ((3, 7, 6), lambda b: b("Tanh", b.norm(b.norm("x", 3), 3)), "BatchNormalization Tanh"),
     "Mul, Add alone on channels": (
         (3, 7, 6),
@@ -337,13 +364,47 @@ def test_weights_keep_their_dtype(dtype):
     np.testing.assert_allclose(found, expected, atol={np.float32: 1e-5, np.float16: 3e-2}[dtype])
 
 
-def test_a_weight_that_does_not_fit_its_dtype_is_told():
+@pytest.mark.parametrize(
+    ("scale", "told"), [(6e4, "past float16's range"), (1e-8, "too small for float16")], ids=["large", "small"]
+)
+def test_what_a_dtype_cannot_hold_is_kept(scale, told):
     build = Build(3, 7, 6, dtype=np.float16)
     x = build.conv("x", 3, 2, 3, 3)
-    vectors = [build.constant(np.array(values)) for values in ([6e4, 6e4], [0.0, 0.0], [0.0, 0.0], [1e-4, 1e-4])]
+    vectors = [build.constant(np.array(values)) for values in ([scale] * 2, [0.5, -0.5], [0.1, 0.2], [1e-4, 1e-4])]
     model = build.model(build("BatchNormalization", x, *vectors))
-    with pytest.raises(UnsupportedError, match="does not fit into float16"):
-        fold_onnx(model)
+    folded, report = fold_onnx(model)
+    assert operators(folded) == ["Conv", "BatchNormalization"]
+    assert told in report.rows[0].reason
+
+
+UNREAD = {
+    "training mode": ({"training_mode": 1, "outputs": 3}, "training_mode=1"),
+    "computed statistics": ({}, "its statistics are computed"),
+}
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+def test_a_normalization_that_is_not_read_has_a_row(kind):
+    attributes, told = UNREAD[kind]
+    build = Build(3, 7, 6)
+    vectors = [build.constant(build.rng.uniform(0.5, 2.0, 3)) for _ in range(4)]
+    if kind == "computed statistics":
+        vectors[0] = build("Abs", build("ReduceMean", "x", build.constant(np.array([0, 2, 3])), keepdims=0))
+    found = build("BatchNormalization", build("Tanh", "x"), *vectors, **attributes)
+    (row,) = inspect_onnx(build.model(found if isinstance(found, str) else found[0])).rows
+    assert (row.type, row.decision) == ("BatchNormalization", "kept")
+    assert told in row.reason
+
+
+def test_files_of_the_first_versions_list_constants_as_inputs():
+    build = Build(3, 7, 6)
+    model = build.model(build.norm(build.conv("x", 3, 4, 3, 3), 4), opset=8)
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    model.ir_version = 3
+    folded, _ = fold_onnx(model)
+    assert operators(folded) == ["Conv"]
+    assert [value.name for value in folded.graph.input] == ["x"]
 
 
 def test_a_normalization_that_gives_an_output_of_the_model():
@@ -412,6 +473,25 @@ def test_a_constant_that_may_be_overridden_is_none():
     folded, report = fold_onnx(model)
     assert decisions(report) == [("BatchNormalization", "kept")]
     assert operators(folded) == operators(model)
+
+
+def test_weights_of_constant_nodes_are_constants():
+    build = Build(3, 7, 6)
+    kernel = numpy_helper.from_array(build.rng.normal(size=(4, 3, 3, 3)))
+    model = build.model(build.norm(build("Conv", "x", build("Constant", value=kernel)), 4))
+    folded, _ = fold_onnx(model)
+    assert operators(folded) == ["Conv"]
+    assert_same_function(model, folded, (3, 7, 6))
+
+
+def test_a_resize_to_a_size_of_channels_too_takes_no_more_of_them():
+    build = Build(3, 16, 15)
+    x = build.norm(build("Relu", build.conv("x", 3, 8, 3, 3)), 8)
+    x = build("Resize", x, "", "", build.constant(np.array([2, 8, 28, 26])), mode="nearest")
+    model = build.model(build.conv(x, 8, 9, 3, 3, pads=[1] * 4))
+    folded, report = fold_onnx(model)
+    assert report.rows[0].decision == "kept"
+    assert_same_function(model, folded, (3, 16, 15))
 
 
 def test_weights_that_two_nodes_share_are_untied():

@@ -8,7 +8,6 @@ from folding_helpers import (
     assert_folds,
     assert_kept,
     end,
-    float64,  # noqa: F401  # a fixture for every test here
     norm,
 )
 from trained_models import randomized

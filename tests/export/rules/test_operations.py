@@ -9,7 +9,6 @@ from folding_helpers import (
     assert_kept,
     chain,
     end,
-    float64,  # noqa: F401  # a fixture for every test here
     norm,
     with_maps,
 )

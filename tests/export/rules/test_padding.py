@@ -8,7 +8,6 @@ from keras import layers, ops
 
 from folding_helpers import (
     asked,
-    float64,  # noqa: F401  # a fixture for every test here
 )
 from kbn.export.affine import Affine
 from kbn.export.rules import depthwise
