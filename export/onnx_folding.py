@@ -19,8 +19,9 @@ from onnx_ir.passes import common
 from .errors import BrokenModelError, UsageError
 from .fold_report import FoldReport, FoldRow
 from .onnx_comparison import runs
-from .onnx_graph import OnnxGraph, read, write
-from .onnx_operators import constant
+from .onnx_graph import OnnxGraph, read
+from .onnx_reading import constant
+from .onnx_writing import write
 from .planning import plan_folds
 from .wording import reason
 

@@ -63,7 +63,16 @@ def test_recalibration_closes_the_gap_of_a_cold_start(tmp_path):
     assert min(recalibrated, debiased, cumulative) > max(93, theirs + 5)
 
 
+def test_a_layer_of_ones_own_folds_by_its_rule(tmp_path):
+    shown = run("examples/own_layer_rule.py", cwd=tmp_path)
+    without, with_rule = shown.split("With it:")
+    assert "2 batch normalizations: 2 kept" in without
+    assert "register a rule for this class" in " ".join(without.split())
+    assert "2 batch normalizations: 2 folded" in with_rule
+
+
 def test_the_benchmarks_run(tmp_path):
     assert "geometric mean" in run("benchmarks/layer_step.py", "--rounds", 1, "--only", "training", cwd=tmp_path)
     assert "times as large" in run("benchmarks/layer_step.py", "--only", "errors", cwd=tmp_path)
     assert "batch 128" in run("benchmarks/resnet20.py", "--rounds", 1, cwd=tmp_path)
+    assert "| BN, LSTM | folded | 2 | 2 |" in run("benchmarks/fold_coverage.py", "--only", "BN, LSTM", cwd=tmp_path)
