@@ -26,6 +26,7 @@ from .onnx_passing import (
     rearranged,
     reduce_mean,
     resize,
+    sizes,
 )
 from .onnx_reading import Reading, data
 from .onnx_weighted import batch_normalization, convolution, gather, gemm, matmul, recurrent, with_gamma_and_beta
@@ -83,7 +84,9 @@ _READERS: dict[str, Callable[[ir.Node, int], Reading | None]] = {
     "Reshape": rearranged,
     "Resize": resize,
     "RNN": recurrent,
+    "Shape": sizes,
     "Sigmoid": activation("sigmoid"),
+    "Size": sizes,
     "Squeeze": rearranged,
     "Sub": arithmetic,
     "Sum": arithmetic,

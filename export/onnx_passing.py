@@ -21,7 +21,7 @@ from .rules.constant_maps import from_constants
 from .rules.joining import AddRule, ConcatenateRule, MultiplyRule, SubtractRule
 from .rules.operations import MeanOperation, RearrangingOperation
 from .rules.passing import WindowRule
-from .rules.rule import Absorbed, LayerSpec, Refusal, Rule, Weights
+from .rules.rule import Absorbed, LayerSpec, Passed, Ports, Refusal, Rule, Weights
 
 
 class ConstantRule(AffineRule):
@@ -162,6 +162,17 @@ def resize(node: ir.Node, opset: int) -> Reading | None:
     by_factor = len(node.inputs) < 4 or node.inputs[3] is None
     rule = rule_for(layers.UpSampling2D) if by_factor else FixedSizeRule()
     return Reading(layers.UpSampling2D, rule, (node,), {"data_format": "channels_first"})
+
+
+class SizeRule(Rule):
+    """Shape and Size read a tensor's sizes, which no map changes: nothing of a map is left behind them."""
+
+    def pass_forward(self, layer: LayerSpec, affine: Affine, ports: Ports) -> Passed | Refusal:
+        return Passed((Affine.uniform(1.0, 0.0, 1, 0),))
+
+
+def sizes(node: ir.Node, opset: int) -> Reading | None:
+    return Reading(node.op_type, SizeRule(), (node,))
 
 
 class FixedSizeRule(WindowRule):

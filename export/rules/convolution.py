@@ -111,4 +111,6 @@ def spatial_padding(layer: LayerSpec) -> dict[str, Any]:
     elif is_padded(layer):
         spatial = layer.input_shape[2:] if config["data_format"] == "channels_first" else layer.input_shape[1:-1]
         padding = same_padding(spatial, window, strides, dilation)
+        if len(window) == 3 and any(step > width for step, width in zip(strides, window, strict=True)):
+            padding = None  # TensorFlow's CPU kernel pads otherwise than its formula there
     return {"strides": strides, "dilation": dilation, "padding": padding}

@@ -160,6 +160,8 @@ def test_a_function_that_has_the_name_of_keras_own_is_told():
 
     with pytest.raises(UnsupportedError, match="function of your own that is saved as 'relu'"):
         inspect(chain((5,), layers.Dense(4, activation=relu), norm()))
+    model = chain((5,), norm(), layers.Dense(4, activation=ops.relu))  # another function, but the same one in effect
+    assert_same_function(model, fold(model)[0])
 
 
 @pytest.mark.parametrize("kind", ["training", "functions", "none"])

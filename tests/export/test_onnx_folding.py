@@ -300,6 +300,15 @@ PATTERNS = {
         lambda b: b("Add", b("Tanh", "x"), b("MatMul", b.random(1, 5), b.random(5, 5))),
         "Tanh MatMul Add",
     ),
+    "Shape beside": (
+        (3, 7, 6),
+        lambda b: b(
+            "Add",
+            b.conv(x := b.norm("x", 3), 3, 4, 3, 3),
+            b("Cast", b("Gather", b("Shape", x), b.constant(np.array(3))), to=11),
+        ),
+        "Conv Shape Gather Cast Add",
+    ),
     "BN, BN": ((3, 7, 6), lambda b: b("Tanh", b.norm(b.norm("x", 3), 3)), "BatchNormalization Tanh"),
     "Mul, Add alone on channels": (
         (3, 7, 6),
