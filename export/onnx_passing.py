@@ -19,7 +19,7 @@ from .rules import rule_for
 from .rules.batch_normalization import AffineRule
 from .rules.constant_maps import from_constants
 from .rules.joining import AddRule, ConcatenateRule, MultiplyRule, SubtractRule
-from .rules.operations import MeanOperation, RearrangingOperation
+from .rules.operations import DepthToSpaceOperation, MeanOperation, RearrangingOperation
 from .rules.passing import WindowRule
 from .rules.rule import Absorbed, LayerSpec, Passed, Ports, Refusal, Rule, Weights
 
@@ -162,6 +162,12 @@ def resize(node: ir.Node, opset: int) -> Reading | None:
     by_factor = len(node.inputs) < 4 or node.inputs[3] is None
     rule = rule_for(layers.UpSampling2D) if by_factor else FixedSizeRule()
     return Reading(layers.UpSampling2D, rule, (node,), {"data_format": "channels_first"})
+
+
+def depth_to_space(node: ir.Node, opset: int) -> Reading | None:
+    mode = node.attributes.get_string("mode", "DCR")
+    config = {"data_format": "channels_first", "block_size": integer(node, "blocksize", 1), "mode": mode}
+    return Reading(node.op_type, DepthToSpaceOperation(), (node,), config)
 
 
 class SizeRule(Rule):

@@ -28,7 +28,7 @@ from .embedding import EmbeddingRule
 from .joining import AddRule, AverageRule, ConcatenateRule, ExtremeRule, MultiplyRule, SubtractRule
 from .kernel_rule import KernelRule
 from .normalizing import LayerNormalizationRule, RMSNormalizationRule
-from .operations import MeanOperation, RearrangingOperation, ReluOperation
+from .operations import DepthToSpaceOperation, MeanOperation, RearrangingOperation, ReluOperation
 from .passing import GlobalPoolingRule, IdentityRule, MaxPoolingRule, WindowRule, ZeroPaddingRule
 from .rearranging import RearrangingRule
 from .recurrent import BidirectionalRule, RecurrentRule
@@ -92,6 +92,7 @@ RULES: tuple[Rule, ...] = (
     ReluOperation(),
     MeanOperation(),
     RearrangingOperation(),
+    DepthToSpaceOperation(),
 )
 for _rule in RULES:
     register(_rule)

@@ -1,4 +1,4 @@
-"""Operations of keras.ops that a map passes: relu, leaky_relu, mean over space, reshape, transpose."""
+"""Operations of keras.ops that a map passes: relu, leaky_relu, mean over space, reshape, transpose, depth_to_space."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from keras.src.ops import numpy as operations
 from ..affine import Affine
 from .passing import off_channels
 from .rearranging import rearranged
-from .rule import LayerSpec, OneInput, Passed, Refusal
+from .rule import LayerSpec, OneInput, Passed, Refusal, channel_axis
 
 
 class ReluOperation(OneInput):
@@ -60,6 +60,30 @@ class RearrangingOperation(OneInput):
             return Refusal(f"{layer.name} rearranges a dynamic shape {layer.input_shape}, or the batch")
         moved = rearranged(affine, sizes[0], lambda array: array.reshape(sizes[1][1:]))
         return moved or Refusal(f"the map does not run along one axis on the other side of {layer.name}")
+
+
+class DepthToSpaceOperation(OneInput):
+    """Blocks of b x b channels become pixels, and back: output channel c comes from the channels k C + c, k < b b, of the input
+    (ONNX' mode CRD: c b b + k). A map passes where all of these have the same."""
+
+    types = (nn.DepthToSpace, nn.SpaceToDepth)
+
+    def through(self, layer: LayerSpec, affine: Affine, forward: bool) -> Affine | Passed | Refusal:
+        axis = channel_axis(layer, layer.input_shape)
+        if affine.axis != axis:
+            return off_channels(layer)
+        count = layer.config["block_size"] ** 2
+        apart = layer.config.get("mode") == "CRD"
+        if forward == (layer.type in (nn.SpaceToDepth, "SpaceToDepth")):  # toward the side of more channels
+            return affine.repeat(count, axis) if apart else affine.tile(count, axis)
+        shape = (-1, count) if apart else (count, -1)
+        blocks = [vector.reshape(shape).T if apart else vector.reshape(shape) for vector in affine.vectors]
+        if any((block != block[:1]).any() for block in blocks):
+            return Refusal(f"the channels that {layer.name} turns into one have different scales or shifts")
+        return Affine(blocks[0][0].copy(), blocks[1][0].copy(), axis)
+
+    def constant_through(self, layer: LayerSpec, value: float) -> float | None:
+        return None  # one more channel would move all others
 
 
 def _order(config: Mapping[str, Any], rank: int) -> list[int] | None:

@@ -309,6 +309,21 @@ PATTERNS = {
         ),
         "Conv Shape Gather Cast Add",
     ),
+    "DepthToSpace": (
+        (3, 7, 6),
+        lambda b: b.norm(b("DepthToSpace", b.conv("x", 3, 8, 3, 3), blocksize=2), 2),
+        "Conv DepthToSpace",
+    ),
+    "DepthToSpace, CRD": (
+        (3, 7, 6),
+        lambda b: b.norm(b("DepthToSpace", b.conv("x", 3, 8, 3, 3), blocksize=2, mode="CRD"), 2),
+        "Conv DepthToSpace",
+    ),
+    "SpaceToDepth": (
+        (3, 8, 6),
+        lambda b: b.conv(b("SpaceToDepth", b.norm("x", 3), blocksize=2), 12, 4, 1, 1),
+        "SpaceToDepth Conv",
+    ),
     "BN, BN": ((3, 7, 6), lambda b: b("Tanh", b.norm(b.norm("x", 3), 3)), "BatchNormalization Tanh"),
     "Mul, Add alone on channels": (
         (3, 7, 6),

@@ -25,6 +25,21 @@ PASSES = {
 }
 
 
+def test_depth_to_space_backward():
+    model = chain((6, 5, 3), layers.Conv2D(16, 1, name="taker"), lambda x: ops.depth_to_space(x, 2), norm(), end())
+    assert_folds(with_maps(model, "any"), {"bn": ("taker",)}, rule="backward")
+
+
+def test_space_to_depth_forward():
+    model = chain((6, 4, 3), norm(), lambda x: ops.space_to_depth(x, 2), layers.Conv2D(4, 1, name="taker"))
+    assert_folds(with_maps(model, "any"), {"bn": ("taker",)}, rule="forward")
+
+
+def test_depth_to_space_of_different_scales():
+    model = chain((6, 4, 8), norm(), lambda x: ops.depth_to_space(x, 2), layers.Conv2D(4, 1), end())
+    assert_kept(model, "turns into one have different scales or shifts")
+
+
 @pytest.mark.parametrize("kind", PASSES)
 def test_backward(kind):
     operation, maps, axis = PASSES[kind]
