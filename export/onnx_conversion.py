@@ -61,7 +61,6 @@ def convert(
     input_layout: str | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
-    metadata: Mapping[str, str] | None = None,
 ) -> Conversion:
     """Converts a built float32 model, in inference mode.
 
@@ -71,7 +70,6 @@ def convert(
         input_layout: "nchw" or "nhwc" for the inputs of rank 4, None to leave them as the model has them.
         input_names, output_names: one for each input and output, in the order of `model.inputs` and `model.outputs`;
             None for Keras' names.
-        metadata: goes into the file's metadata_props.
 
     Raises:
         UsageError: an argument does not fit the model.
@@ -85,13 +83,13 @@ def convert(
 
     graph_def, weights = traced.skeleton()
     try:
-        proto = _finish(traced, graph_def, weights, opset, inputs, outputs, metadata or {})
+        proto = _finish(traced, graph_def, weights, opset, inputs, outputs)
         return Conversion(proto, "skeleton", _loop_note(traced))
     except Exception as error:  # whatever tf2onnx raises: the frozen graph is the second chance
         _log.debug("the skeleton did not convert", exc_info=True)
         why = reason(error)
     try:
-        proto = _finish(traced, traced.frozen(), (), opset, inputs, outputs, metadata or {})
+        proto = _finish(traced, traced.frozen(), (), opset, inputs, outputs)
     except UnsupportedError:
         raise
     except Exception as error:
@@ -116,7 +114,6 @@ def _finish(
     opset: int,
     inputs: Sequence[str],
     outputs: Sequence[str],
-    metadata: Mapping[str, str],
 ) -> onnx.ModelProto:
     in_shapes = dict(zip(traced.inputs, name_inputs(list(traced.inputs.values()), inputs), strict=True))
     out_shapes = name_outputs(traced, in_shapes, outputs)
@@ -142,7 +139,7 @@ def _finish(
         {weight.node: weight.path for weight in traced.weights},
         {weight.path: weight.value for weight in traced.weights if weight.is_vector},
     )
-    _describe(model, opset, traced.model.name, metadata)
+    _describe(model, opset, traced.model.name)
     check(model)
     return ir.to_proto(model)
 
@@ -202,14 +199,13 @@ def _set_interface(model: ir.Model, names: Sequence[str], shapes: Sequence[Dimen
         value.name, value.shape = name, ir.Shape(shape)
 
 
-def _describe(model: ir.Model, opset: int, name: str, metadata: Mapping[str, str]) -> None:
+def _describe(model: ir.Model, opset: int, name: str) -> None:
     model.producer_name, model.producer_version = "kbn", __version__
     model.graph.name, model.doc_string, model.graph.doc_string = name, None, None
     model.ir_version = max(
         OLDEST_IR_VERSION, onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
     )
     model.metadata_props.clear()
-    model.metadata_props.update(metadata)
     for value in [v for node in model.graph for v in node.outputs] + list(model.graph.initializers.values()):
         value.metadata_props.clear()
     for node in model.graph:

@@ -25,6 +25,9 @@ from .onnx_writing import write
 from .planning import plan_folds
 from .wording import reason
 
+_ADVICE = "Write the file anew with its exporter; onnxruntime must be able to load it."
+_MEND = "Training diverged or the file is damaged: export again from a sound checkpoint."
+
 
 def fold_onnx(model: onnx.ModelProto, ones_channel: bool = True) -> tuple[onnx.ModelProto, FoldReport]:
     """The model with its affine maps folded into the weights beside them, where that is exact.
@@ -54,17 +57,17 @@ def inspect_onnx(model: onnx.ModelProto, ones_channel: bool = True) -> FoldRepor
 def load_onnx(path: str | PathLike[str]) -> onnx.ModelProto:
     """The model in a file; raises UsageError where there is no file, BrokenModelError where it holds no model."""
     if not Path(path).is_file():
-        raise UsageError(f"There is no ONNX file {str(path)!r}.")
+        raise UsageError(f"There is no ONNX file {str(path)!r}; check the path.")
     try:
         proto = onnx.load(path)
     except Exception as error:  # protobuf's, the file system's
-        raise BrokenModelError(f"{path}: this is no ONNX model: {reason(error)}.") from error
+        raise BrokenModelError(f"{path}: this is no ONNX model: {reason(error)}. {_ADVICE}") from error
     try:
         onnx.checker.check_model(proto)
     except Exception as error:
         # The checker asks for more than runs: a shape that is left to inference, an operator that it knows.
         if not runs(proto):
-            raise BrokenModelError(f"{path}: this is no ONNX model: {reason(error)}.") from error
+            raise BrokenModelError(f"{path}: this is no ONNX model: {reason(error)}. {_ADVICE}") from error
     return proto
 
 
@@ -111,6 +114,8 @@ def _check(graph: OnnxGraph) -> None:
         if node.layer.type is layers.BatchNormalization:
             weights = node.layer.weights()
             if not all(np.isfinite(values).all() for values in weights.values()):
-                raise BrokenModelError(f"The BatchNormalization {node.layer.name!r} holds NaN or infinite values.")
+                raise BrokenModelError(
+                    f"The BatchNormalization {node.layer.name!r} holds NaN or infinite values. {_MEND}"
+                )
             if (weights["moving_variance"] < 0).any():
-                raise BrokenModelError(f"The BatchNormalization {node.layer.name!r} has a negative variance.")
+                raise BrokenModelError(f"The BatchNormalization {node.layer.name!r} has a negative variance. {_MEND}")

@@ -44,25 +44,31 @@ class ConstantRule(AffineRule):
 
 
 _CONSTANT_RULE = ConstantRule()
+_JOINING: dict[str, Rule] = {"Add": AddRule(), "Sum": AddRule(), "Sub": SubtractRule(), "Mul": MultiplyRule()}
 
 
 def arithmetic(node: ir.Node, opset: int) -> Reading | None:
     constants = [constant_input(node, index) for index in range(len(node.inputs))]
     if all(value is None for value in constants):
-        joining = {"Add": AddRule(), "Sum": AddRule(), "Sub": SubtractRule(), "Mul": MultiplyRule()}.get(node.op_type)
+        joining = _JOINING.get(node.op_type)
         return None if joining is None else Reading(node.op_type, joining, (node,))
     if len(constants) != 2 or len(data(node)) != 1 or node.op_type == "Sum":
         return None
     first = constants[1] is not None  # whether x is the first operand
     c = np.asarray(constants[1] if first else constants[0], np.float64)
-    if node.op_type == "Div" and (not first or (c == 0).any()):
-        return None
-    scale, shift = {
-        "Add": (1.0, c),
-        "Sub": (1.0, -c) if first else (-1.0, c),
-        "Mul": (c, 0.0),
-        "Div": (1.0 / np.where(c == 0, 1.0, c), 0.0),
-    }[node.op_type]
+    scale: Any = 1.0
+    shift: Any = 0.0
+    match node.op_type:
+        case "Add":
+            shift = c
+        case "Sub":
+            scale, shift = (1.0, -c) if first else (-1.0, c)
+        case "Mul":
+            scale = c
+        case _:
+            if not first or (c == 0).any():
+                return None  # no affine map of x
+            scale = 1.0 / c
     return Reading(node.op_type, _CONSTANT_RULE, (node,), {"scale": scale, "shift": shift})
 
 

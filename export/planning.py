@@ -150,10 +150,10 @@ class _Planner:
 
     def _keep(self, layer: Layer, calls: int, reasons: dict[str, str]) -> None:
         row = self.rows[layer.name]
-        if row.rule == "slices" or (row.decision != "kept" and row.into):
-            return
         told = "; ".join(f"{way}: {reasons[way]}" for way in ("backward", "forward") if way in reasons)
-        part = f"{calls} of its calls stay; " if row.into else ""
+        part = ""
+        if row.into:
+            part = "a slice of its channels stays; " if row.rule == "slices" else f"{calls} of its calls stay; "
         self.rows[layer.name] = replace(row, decision="kept", reason=part + told)
 
 

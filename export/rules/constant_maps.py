@@ -9,6 +9,7 @@ They are maps per channel where their constants have one value, or one for each 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -117,9 +118,9 @@ class _Arithmetic(AffineRule):
         found = self.scale_and_shift(constant, layer.roles[0] in ("0", "x1"))
         return None if found is None else from_constants(*found, layer.input_shape)
 
+    @abstractmethod
     def scale_and_shift(self, constant: NDArray[np.float64], tensor_first: bool) -> tuple[Any, Any] | None:
         """Scale and shift of the map, of arrays that broadcast; None where it is no affine map of the tensor."""
-        raise NotImplementedError
 
     def absorb_after(self, layer: LayerSpec, affine: Affine) -> Absorbed | Refusal:
         return self._joins(layer) or super().absorb_after(layer, affine)

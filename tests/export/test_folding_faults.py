@@ -224,11 +224,15 @@ def test_an_output_that_is_not_used_keeps_nothing_from_folding():
 
 
 def test_every_row_is_of_a_layer_that_was_there():
-    inputs = keras.Input((8, 8, 3))
-    branches = [layers.Conv2D(16, 1)(inputs), ops.tanh(inputs), ops.tanh(inputs)]
+    inputs = keras.Input((32, 32, 3))
+    branches = [layers.Conv2D(64, 1)(inputs), ops.tanh(inputs), ops.tanh(inputs)]
     model = randomized(keras.Model(inputs, end()(norm()(layers.Concatenate()(branches)))))
     folded, report = fold(model)
+    assert (
+        sum(isinstance(layer, layers.BatchNormalization) for layer in folded.layers) == 2
+    )  # one on each slice of a tanh
     assert [(row.layer, row.decision) for row in report.rows] == [("bn", "kept")]
+    assert report.rows[0].reason.startswith("a slice of its channels stays; backward: ")
     assert_same_function(model, folded)
 
 
