@@ -1,0 +1,63 @@
+"""`kbn export MODEL OUT.onnx`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import CheckFailedError
+from .options import AllowUnsafe, CustomObjects, Data, Force, Json, Model, OnesChannel, Quiet, ReportFile, Seed
+from .running import check_outputs, import_keras, progress, read_data, read_objects, show, tell
+
+
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="Where the ONNX file goes.", show_default=False)],
+    data: Data = None,
+    opset: Annotated[int, typer.Option(help="ONNX operator set, 13 or newer.")] = 18,
+    input_layout: Annotated[
+        str | None, typer.Option(metavar="nchw|nhwc", help="Layout of image inputs; the model's own by default.")
+    ] = None,
+    ones_channel: OnesChannel = True,
+    force: Force = False,
+    keep_failed: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep a file that fails the check here.", show_default=False)
+    ] = None,
+    seed: Seed = 0,
+    custom_objects: CustomObjects = None,
+    allow_unsafe: AllowUnsafe = False,
+    as_json: Json = False,
+    report_file: ReportFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fold, convert to ONNX, check against the original in float64, write."""
+    with progress(quiet) as step:
+        check_outputs(output, ".onnx", force, report_file)
+        arrays = read_data(data)
+        import_keras(step)
+        from ..exporting import export as export_model
+
+        try:
+            report = export_model(
+                model,
+                output,
+                input_layout=input_layout,
+                opset=opset,
+                data=arrays,
+                ones_channel=ones_channel,
+                force=force,
+                keep_failed=keep_failed,
+                seed=seed,
+                custom_objects=read_objects(custom_objects),
+                allow_unsafe=allow_unsafe,
+                progress=step,
+            )
+        except CheckFailedError as failure:
+            show(failure.report, as_json, report_file)  # type: ignore[arg-type]  # export gives its report
+            tell(str(failure))
+            raise typer.Exit(failure.exit_code) from failure
+    show(report, as_json, report_file)
+    if not as_json:
+        typer.secho(f"PASSED  {output}", fg="green", bold=True)

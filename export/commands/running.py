@@ -1,0 +1,113 @@
+"""What every command does: silence TensorFlow, open files, tell the next step, show the report."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ..errors import UsageError
+from ..quiet import import_quietly
+
+if TYPE_CHECKING:
+    from ..report import Report
+
+
+def import_keras(step: Callable[[str], None]) -> None:
+    step("start TensorFlow")
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # the one backend that tf2onnx converts
+    import_quietly("keras", "tensorflow", "tf2onnx")
+    warnings.simplefilter("ignore")  # of TensorFlow and Keras to programmers; what a user must know, kbn says itself
+
+
+def check_outputs(
+    output: Path | None = None, suffix: str = "", force: bool = False, report_file: Path | None = None
+) -> None:
+    """Refuses output paths that cannot be written, before any long work."""
+    from ..writing import check_output
+
+    if output is not None:
+        if output.suffix != suffix:
+            raise UsageError(
+                f"The output {str(output)!r} must end in {suffix}, by which other programs know its format."
+            )
+        check_output(output, force)
+    if report_file is not None:
+        if report_file.suffix not in (".html", ".json"):
+            raise UsageError(f"The report {str(report_file)!r} must end in .html (a page) or .json.")
+        check_output(report_file, force=True)
+
+
+def load(model: Path, custom_objects: Path | None, allow_unsafe: bool, step: Callable[[str], None]) -> Any:
+    """A Keras model."""
+    from ..archive import load_model
+
+    step("load")
+    return load_model(model, custom_objects=read_objects(custom_objects), allow_unsafe=allow_unsafe)
+
+
+def load_any(model: Path, custom_objects: Path | None, allow_unsafe: bool, step: Callable[[str], None]) -> Any:
+    """A Keras model, or an ONNX one."""
+    if model.suffix.lower() != ".onnx":
+        return load(model, custom_objects, allow_unsafe, step)
+    from ..onnx_folding import load_onnx
+
+    step("load")
+    return load_onnx(model)
+
+
+def read_objects(path: Path | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    from .. import data_file
+
+    return data_file.read_objects(path)
+
+
+def read_data(path: Path | None) -> Any:
+    if path is None:
+        return None
+    from ..data_file import read_arrays
+
+    return read_arrays(path)
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """A function that tells the next step: beside a spinner on a terminal, else as a line."""
+    from rich.console import Console
+
+    console = Console(stderr=True, quiet=quiet)
+    if not console.is_terminal:
+        yield lambda step: console.print(f"{step} ...", style="dim")
+        return
+    with console.status("start") as status:
+        yield lambda step: status.update(f"{step} ...")
+
+
+def show(report: Report, as_json: bool, report_file: Path | None) -> None:
+    if report_file is not None:
+        report.save(report_file)
+    if as_json:
+        typer.echo(report.to_json())
+        return
+    from rich.console import Console
+
+    # A pipe has no width of its own; 80 columns would break the table apart.
+    Console(width=None if sys.stdout.isatty() else 110).print(report)
+
+
+def note(message: str) -> None:
+    typer.secho("Note: ", fg="yellow", nl=False, err=True)
+    typer.echo(message, err=True)
+
+
+def tell(message: str) -> None:
+    typer.secho("Error: ", fg="red", bold=True, nl=False, err=True)
+    typer.echo(message, err=True)
