@@ -4,6 +4,7 @@
     inspect(model)         the same report without building the folded model
     export(model, path)    fold, convert, check, write
     check(model, path)     does this ONNX file compute what this model computes?
+    bench(paths)           how long ONNX files take in onnxruntime, side by side
 
 Importing this package imports neither Keras nor TensorFlow: each name is loaded when it is first used (PEP 562). No
 module here has the name of a public function.
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .affine import Affine
     from .any_model import fold, inspect
+    from .bench_report import BenchReport
     from .check_report import CheckReport
     from .export_report import ExportReport
     from .exporting import export
     from .fold_report import FoldReport
+    from .latency import bench
     from .parity import check
 
 _HOME = {
@@ -30,9 +33,22 @@ _HOME = {
     "CheckReport": ".check_report",
     "export": ".exporting",
     "ExportReport": ".export_report",
+    "bench": ".latency",
+    "BenchReport": ".bench_report",
 }
 
-__all__ = ["Affine", "CheckReport", "ExportReport", "FoldReport", "check", "export", "fold", "inspect"]
+__all__ = [
+    "Affine",
+    "BenchReport",
+    "CheckReport",
+    "ExportReport",
+    "FoldReport",
+    "bench",
+    "check",
+    "export",
+    "fold",
+    "inspect",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ import typer
 
 from kbn._version import __version__
 
+from .commands.bench_command import bench
 from .commands.check_command import check
 from .commands.export_command import export
 from .commands.fold_command import fold
@@ -39,7 +40,7 @@ app = typer.Typer(
 )
 
 
-for command in (inspect, fold, export, check):
+for command in (inspect, fold, export, check, bench):
     app.command()(command)
 
 

@@ -50,6 +50,8 @@ def sources(folder: str) -> list[Path]:
         "import kbn; kbn.__version__; dir(kbn); kbn.export",
         "import kbn.export; dir(kbn.export)",
         "import kbn.export.archive, kbn.export.writing, kbn.export.errors",
+        "import kbn.export.latency",
+        "import kbn.export; kbn.export.bench",
         "import sys; sys.argv = ['kbn', '--help']; from kbn.export.cli import main; main()",
     ],
 )
@@ -96,5 +98,5 @@ def test_the_scan_of_imports_sees_each_form(tmp_path):
 
 def test_no_module_has_the_name_of_a_public_function():
     # Importing kbn.export.fold, were it a module, would replace the function of that name.
-    public = {"fold", "inspect", "export", "check"}
+    public = {"fold", "inspect", "export", "check", "bench"}
     assert not public & {path.stem for path in (ROOT / "export").iterdir()}
