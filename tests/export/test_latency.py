@@ -109,7 +109,7 @@ def test_times_and_ratios_are_taken_within_each_round(tmp_path, monkeypatch):
     first, second = dense(tmp_path / "a.onnx"), dense(tmp_path / "b.onnx")
     # Milliseconds in each round. The ratios are 1, 2, 4, 3, 5; the ratio of the medians would be 4.
     spent = {"a.onnx": [1, 2, 3, 40, 50], "b.onnx": [1, 4, 12, 120, 250]}
-    monkeypatch.setattr(latency._Runner, "nanoseconds", lambda runner: spent[runner.path.name].pop(0) * 1_000_000)
+    monkeypatch.setattr(latency.Runner, "nanoseconds", lambda runner: spent[runner.path.name].pop(0) * 1_000_000)
     ours, theirs = bench([first, second], rounds=5).settings[0].timings
     assert ours.milliseconds == Spread(2.0, 3.0, 40.0)
     assert ours.ratio == Spread(1.0, 1.0, 1.0)
