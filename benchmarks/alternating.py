@@ -41,11 +41,14 @@ class RatioTable:
         self.medians = []
 
     def add(self, name, ratios):
-        self.table.add_row(name, *(f"{median:.2f} ({low:.2f} to {high:.2f})" for low, median, high in ratios))
-        self.medians.append([median for _, median, _ in ratios])
+        """Adds a row; None is a cell that could not be measured, and counts in no mean."""
+        self.table.add_row(
+            name, *("" if each is None else "{1:.2f} ({0:.2f} to {2:.2f})".format(*each) for each in ratios)
+        )
+        self.medians.append([np.nan if each is None else each[1] for each in ratios])
 
     def show(self):
-        means = np.exp(np.mean(np.log(self.medians), axis=0))
+        means = np.exp(np.nanmean(np.log(self.medians), axis=0))
         self.table.add_row("geometric mean", *(f"{mean:.2f}" for mean in means), style="bold")
         console.print(self.table)
         console.print()
