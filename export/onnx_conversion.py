@@ -77,7 +77,7 @@ def convert(
     """
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise UsageError(f"The opset is {opset}; it must lie between {OLDEST_OPSET} and {NEWEST_OPSET}.")
-    traced = trace(model, input_layout)
+    traced = trace(model, opset, input_layout)
     inputs = _names("input", input_names, [port.name for port in traced.inputs.values()])
     outputs = _names("output", output_names, [port.name for port in traced.outputs.values()], taken=inputs)
 

@@ -20,8 +20,9 @@ from tf2onnx import optimizer, tf_loader, tfonnx, utils
 from tf2onnx.onnx_opset.nn import ConvOp
 from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer, is_transpose, is_useless_transpose
 
-from .batch_norm_node import MARKER, handle_marker
 from .errors import UnsupportedError
+from .marked_operations import handle_marker
+from .markers import OPERATOR as MARKER
 
 # The newest operator set that tf2onnx writes; above it, onnx's version converter takes over.
 NEWEST_OPSET = 18
@@ -84,6 +85,11 @@ class Transposes(TransposeOptimizer):
         self.merge_duplicated_transposes()
         self.post_optimize_action()
         return graph
+
+    def post_optimize_action(self) -> None:
+        # tf2onnx would make a Reshape of a Transpose that moves axes of size 1 only, which then stands in the way of the
+        # others in its next round. reshapes.py does so when all have been moved.
+        pass
 
     def _add_handler(self, trans: Any, node: Any) -> bool:
         # A scalar has no axis to move. tf2onnx takes the max of its empty shape, raises, and gives up on the whole

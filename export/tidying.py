@@ -2,7 +2,8 @@
 
     bind      weight inputs become initializers, in the memory that TensorFlow holds them in
     fold      what stands on constants alone becomes a constant: the Transpose of each kernel, the Reshape of each bias
-    merge     Add(Conv(x, W), b), b one number per channel, becomes Conv(x, W, b)
+    merge     Add(Conv(x, W), b), b one number per channel, becomes Conv(x, W, b); zero Pads go into convolutions, Min and Max
+              become Clip, Reshapes that change nothing go (reshapes.py)
     remove    Identity, repeated expressions, repeated constants, nodes and initializers that nothing uses
 
 Every step is exact: it moves values, or computes what the runtime would have computed at each run.
@@ -13,13 +14,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer import FOLDED_FROM_KEY, fold_constants
+from onnxscript.rewriter import rewrite
+from onnxscript.rewriter.rules import common as common_rules
+
+from .reshapes import REDUCTIONS, reduced_axes, set_integers, tidy_reshapes
 
 Array = npt.NDArray[Any]
+
+# Pad with zeros goes into the convolution behind it, and Min(Max(x)) is a Clip.
+_RULES = (
+    common_rules.normalize_pad_format_conv_rule,
+    common_rules.fuse_pad_into_conv_rule,
+    common_rules.min_max_rule,
+    common_rules.max_min_rule,
+    common_rules.successive_relu_clip_rule,
+    common_rules.successive_clip_relu_rule,
+    common_rules.successive_clip_rule,
+)
 
 # A constant that is grown from small ones (an Expand, a Range) is folded up to this many elements.
 GROWN_LIMIT = 262144
@@ -41,9 +56,10 @@ def tidy(model: ir.Model) -> None:
     """Folds, merges and removes, in place. An output of the graph may come out under another name."""
     common.IdentityEliminationPass()(model)
     _fold(model)
-    fix_reshapes(model)
     lift_reductions(model)
+    tidy_reshapes(model)
     merge_biases(model)
+    rewrite(model, pattern_rewrite_rules=_RULES)
     for step in (
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.IdentityEliminationPass(),
@@ -72,29 +88,14 @@ def _fold(model: ir.Model) -> None:
     )
 
 
-def fix_reshapes(model: ir.Model) -> None:
-    """A Reshape whose output has one free size at most gets a constant shape, and what computed the shape goes."""
-    for node in [node for node in model.graph if node.op_type == "Reshape" and node.domain == ""]:
-        shape, target = node.outputs[0].shape, node.inputs[1]
-        if shape is None or target is None or target.const_value is not None:
-            continue
-        sizes = [size if isinstance(size, int) else -1 for size in shape]
-        # 0 would mean "as in the input".
-        if sizes.count(-1) > 1 or 0 in sizes:
-            continue
-        constant = ir.node("Constant", [], {"value": ir.tensor(np.array(sizes, np.int64))})
-        model.graph.insert_before(node, constant)
-        node.replace_input_with(1, constant.outputs[0])
-
-
 def lift_reductions(model: ir.Model) -> None:
     """Reduce(Transpose(x, perm), axes) = Reduce(x, perm[axes]) where the axes that remain keep their order.
 
     Global pooling in channels_last, which else costs a Transpose in front of every squeeze-and-excitation.
     """
-    for node in [node for node in model.graph if node.op_type in _REDUCTIONS and node.domain == ""]:
+    for node in [node for node in model.graph if node.op_type in REDUCTIONS and node.domain == ""]:
         transpose = node.inputs[0].producer() if node.inputs[0] is not None else None
-        axes = _reduced_axes(node)
+        axes = reduced_axes(node)
         if (
             transpose is None
             or transpose.op_type != "Transpose"
@@ -111,25 +112,7 @@ def lift_reductions(model: ir.Model) -> None:
         if "axes" in node.attributes:
             node.attributes["axes"] = ir.AttrInt64s("axes", lifted)
         else:
-            constant = ir.node("Constant", [], {"value": ir.tensor(np.array(lifted, np.int64))})
-            model.graph.insert_before(node, constant)
-            node.replace_input_with(1, constant.outputs[0])
-
-
-_REDUCTIONS = frozenset({"ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceProd", "ReduceL2"})
-
-
-def _reduced_axes(node: ir.Node) -> list[int]:
-    """The axes of a reduction as numbers from 0: an attribute or, by operator and opset, an input; empty where unknown."""
-    data = node.inputs[0]
-    if "axes" in node.attributes:
-        axes = list(node.attributes.get_ints("axes"))
-    elif len(node.inputs) > 1 and node.inputs[1] is not None and node.inputs[1].const_value is not None:
-        axes = [int(axis) for axis in node.inputs[1].const_value.numpy().ravel()]
-    else:
-        return []
-    shape = data.shape if data is not None else None
-    return [axis % len(shape) for axis in axes] if shape is not None else []
+            set_integers(model, node, 1, lifted)
 
 
 def merge_biases(model: ir.Model) -> None:

@@ -23,8 +23,8 @@ import numpy.typing as npt
 import tensorflow as tf
 from keras import tree
 
-from .batch_norm_node import batch_norm_markers
 from .errors import UnsupportedError, UsageError
+from .marked_operations import operations_marked
 from .model_ports import Port, as_functional, input_ports, output_ports, pack_inputs
 
 Array = npt.NDArray[Any]
@@ -98,8 +98,10 @@ class Trace:
         return _with_constants(self.graph_def, self.weights)
 
 
-def trace(model: keras.Model, input_layout: str | None = None) -> Trace:
+def trace(model: keras.Model, opset: int, input_layout: str | None = None) -> Trace:
     """Traces a built float32 model in inference mode; `input_layout` is that of its rank-4 inputs, None for its own.
+
+    Operations that ONNX has as one node at this opset are traced as markers.
 
     Raises UnsupportedError for other precisions and for inputs that are not numbers, UsageError for an unknown layout
     or a model that was never built.
@@ -128,7 +130,7 @@ def trace(model: keras.Model, input_layout: str | None = None) -> Trace:
         # Two outputs that are one tensor, or an output that is an input, must be two tensors of the graph.
         return [tf.identity(output) for output in tree.flatten(outputs)]
 
-    with _nested_functions_inlined(), batch_norm_markers():
+    with _nested_functions_inlined(), operations_marked(opset):
         concrete = tf.function(skeleton, autograph=False).get_concrete_function(input_specs, weight_specs)
 
     weights = [

@@ -2,54 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 
 from kbn.export.onnx_conversion import check
-from kbn.export.tidying import bind, fix_reshapes, lift_reductions, merge_biases, separate_outputs, tidy
+from kbn.export.tidying import bind, lift_reductions, merge_biases, separate_outputs, tidy
+from onnx_steps import assert_step, operators, parsed, run
 
 random = np.random.default_rng(0)
 KERNEL = random.normal(size=(4, 3, 3, 3)).astype(np.float32)
 BIAS = random.normal(size=4).astype(np.float32)
 IMAGES = random.normal(size=(2, 3, 6, 6)).astype(np.float32)
-
-
-def parsed(body: str, opset: int = 18, **initializers: np.ndarray) -> ir.Model:
-    """A model of one graph in ONNX's text form, with these initializers."""
-    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> g {body}')
-    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in initializers.items())
-    return ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
-
-
-def run(model: ir.Model, *arrays: np.ndarray) -> list[np.ndarray]:
-    proto = ir.to_proto(model)
-    onnx.checker.check_model(proto, full_check=True)
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(proto.SerializeToString(), options)
-    return session.run(None, {value.name: array for value, array in zip(proto.graph.input, arrays, strict=True)})
-
-
-def operators(model: ir.Model) -> list[str]:
-    return [node.op_type for node in model.graph]
-
-
-def assert_step(
-    model: ir.Model, step: Callable[[ir.Model], None], after: list[str], *arrays: np.ndarray, exact: bool = True
-) -> None:
-    """The step leaves these operators, after what became unused is gone, and the same numbers."""
-    before = run(model, *arrays)
-    step(model)
-    ir.passes.common.RemoveUnusedNodesPass()(model)
-    assert [operator for operator in operators(model) if operator != "Constant"] == after
-    for a, b in zip(run(model, *arrays), before, strict=True):
-        assert a.shape == b.shape
-        np.testing.assert_allclose(a, b, rtol=0, atol=0 if exact else 1e-6 * np.abs(b).max())
 
 
 # ---- bind ----
@@ -102,34 +67,6 @@ def test_a_large_transpose_is_folded_and_a_large_expansion_is_not() -> None:
     )
     tidy(model)
     assert operators(model) == ["MatMul", "Expand"]
-
-
-# ---- fix_reshapes ----
-
-
-def test_shape_arithmetic_of_a_flatten_becomes_a_constant() -> None:
-    model = parsed(
-        """(float[batch,2,3] x) => (float[batch,6] y) {
-            s = Shape(x)
-            zero = Constant<value_ints = [0]>()
-            n = Gather<axis = 0>(s, zero)
-            six = Constant<value_ints = [6]>()
-            target = Concat<axis = 0>(n, six)
-            y = Reshape(x, target)
-        }"""
-    )
-    assert_step(model, fix_reshapes, ["Reshape"], random.normal(size=(4, 2, 3)).astype(np.float32))
-
-
-def test_a_reshape_with_two_free_sizes_keeps_its_arithmetic() -> None:
-    model = parsed(
-        """(float[batch,length,6] x, float[batch,length,2,3] like) => (float[batch,length,2,3] y) {
-            s = Shape(like)
-            y = Reshape(x, s)
-        }"""
-    )
-    arrays = random.normal(size=(4, 5, 6)).astype(np.float32), np.zeros((4, 5, 2, 3), np.float32)
-    assert_step(model, fix_reshapes, ["Shape", "Reshape"], *arrays)
 
 
 # ---- lift_reductions ----

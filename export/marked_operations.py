@@ -1,0 +1,35 @@
+"""Every operation that is traced as a marker; a context that traces them so, and the handler that writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+from .activation_nodes import GELU, HARD_SIGMOID, HARD_SWISH
+from .batch_norm_node import BATCH_NORMALIZATION
+from .layer_norm_node import LAYER_NORMALIZATION
+from .layer_norm_node import OLDEST_OPSET as LAYER_NORMALIZATION_OPSET
+from .markers import read_marker
+
+_MARKED = (BATCH_NORMALIZATION, GELU, HARD_SIGMOID, HARD_SWISH, LAYER_NORMALIZATION)
+_BY_NAME = {operation.name: operation for operation in _MARKED}
+
+
+@contextmanager
+def operations_marked(opset: int) -> Iterator[None]:
+    """While this is open, the operations that ONNX has at this opset are traced as markers."""
+    with ExitStack() as stack:
+        for operation in _MARKED:
+            if operation is LAYER_NORMALIZATION and opset < LAYER_NORMALIZATION_OPSET:
+                continue
+            for module, name, replacement in operation.patches:
+                stack.enter_context(mock.patch.object(module, name, replacement))
+        yield
+
+
+def handle_marker(ctx: Any, node: Any, _name: str, _args: Any) -> None:
+    """tf2onnx handler of every marker."""
+    name, settings = read_marker(node)
+    _BY_NAME[name].write(ctx, node, settings)
