@@ -49,6 +49,18 @@ def handle_conv3d(ctx: Any, node: Any, _name: str, _args: Any) -> None:
     node.set_attr("group", channels // group_channels)
 
 
+def handle_reverse(ctx: Any, node: Any, _name: str, _args: Any) -> None:
+    """tf2onnx handler: a Slice with steps of -1, where its own is a ReverseSequence with the lengths worked out for it."""
+    rank = len(ctx.get_shape(node.output[0]))
+    axes = [axis % rank for axis in node.inputs[1].get_tensor_value()]
+    x, output = node.input[0], node.output[0]
+    shape, dtype = ctx.get_shape(output), ctx.get_dtype(output)
+    bounds = ([-1] * len(axes), [np.iinfo(np.int64).min] * len(axes), axes, [-1] * len(axes))
+    constants = [ctx.make_const(utils.make_name("reverse"), np.array(each, np.int64)).output[0] for each in bounds]
+    ctx.remove_node(node.name)
+    ctx.make_node("Slice", [x, *constants], name=node.name, outputs=[output], shapes=[shape], dtypes=[dtype])
+
+
 class Transposes(TransposeOptimizer):
     """tf2onnx's pass that moves Transposes until they meet and cancel, with what stops it on ordinary models mended."""
 
@@ -105,6 +117,7 @@ HANDLERS: dict[str, tuple[Any, list[Any]]] = {
     "Conv3D": (handle_conv3d, []),
     "Erfc": (handle_erfc, []),
     MARKER: (handle_marker, []),
+    "ReverseV2": (handle_reverse, []),
 }
 
 

@@ -58,6 +58,7 @@ def tidy(model: ir.Model) -> None:
     _fold(model)
     lift_reductions(model)
     tidy_reshapes(model)
+    cancel_reversals(model)
     merge_biases(model)
     rewrite(model, pattern_rewrite_rules=_RULES)
     for step in (
@@ -113,6 +114,28 @@ def lift_reductions(model: ir.Model) -> None:
             node.attributes["axes"] = ir.AttrInt64s("axes", lifted)
         else:
             set_integers(model, node, 1, lifted)
+
+
+def cancel_reversals(model: ir.Model) -> None:
+    """x[::-1][::-1] = x: Bidirectional turns the sequence of its backward layer round, which had been turned round."""
+    for node in [node for node in model.graph if _reversed_axes(node)]:
+        first = node.inputs[0].producer() if node.inputs[0] is not None else None
+        if first is None or _reversed_axes(first) != _reversed_axes(node) or node.outputs[0].is_graph_output():
+            continue
+        ir.convenience.replace_all_uses_with(node.outputs[0], first.inputs[0])  # type: ignore[arg-type]
+        model.graph.remove(node, safe=True)
+
+
+def _reversed_axes(node: ir.Node) -> list[int]:
+    """The axes that a Slice turns round and leaves whole; empty for any other node."""
+    if node.op_type != "Slice" or node.domain or len(node.inputs) != 5:
+        return []
+    bounds = [value.const_value for value in node.inputs[1:] if value is not None]
+    if len(bounds) != 4 or any(tensor is None for tensor in bounds):
+        return []
+    starts, ends, axes, steps = (tensor.numpy() for tensor in bounds if tensor is not None)
+    whole = (starts == -1).all() and (ends <= -(2**31)).all() and (steps == -1).all()
+    return sorted(axes.tolist()) if whole else []
 
 
 def merge_biases(model: ir.Model) -> None:

@@ -160,25 +160,17 @@ def test_layer_computes_what_keras_computes_without_constant_weights(build: Any)
 @pytest.mark.parametrize(
     "build",
     [
-        pytest.param(lambda: chain((9, 4), layers.LSTM(5)), id="lstm"),
-        pytest.param(lambda: chain((None, 4), layers.LSTM(5, return_sequences=True)), id="lstm of free length"),
-        pytest.param(lambda: chain((9, 4), layers.GRU(5)), id="gru"),
-        pytest.param(lambda: chain((9, 4), layers.Bidirectional(layers.GRU(3, reset_after=False))), id="bidirectional"),
         pytest.param(
             lambda: chain((9,), layers.Embedding(10, 4, mask_zero=True), layers.LSTM(5), dtype="int32"), id="masked"
         ),
         pytest.param(lambda: chain((3, 6, 6, 2), layers.ConvLSTM2D(3, 3)), id="convlstm"),
     ],
 )
-def test_recurrent_layer(build: Any) -> None:
+def test_a_loop_has_its_weights_as_constants(build: Any) -> None:
     model = build()
     conversion = converted(model)
     assert "were constants during the conversion" in " ".join(conversion.notes)
     assert_equal_numbers(model, conversion.proto)
-
-
-def test_lstm_is_one_node() -> None:
-    assert operators(converted(chain((9, 4), layers.LSTM(5))).proto)["LSTM"] == 1
 
 
 def test_attention() -> None:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from kbn.export.onnx_conversion import check
-from kbn.export.tidying import bind, lift_reductions, merge_biases, separate_outputs, tidy
+from kbn.export.tidying import bind, cancel_reversals, lift_reductions, merge_biases, separate_outputs, tidy
 from onnx_steps import assert_step, operators, parsed, run
 
 random = np.random.default_rng(0)
@@ -67,6 +67,32 @@ def test_a_large_transpose_is_folded_and_a_large_expansion_is_not() -> None:
     )
     tidy(model)
     assert operators(model) == ["MatMul", "Expand"]
+
+
+# ---- cancel_reversals ----
+
+
+@pytest.mark.parametrize(
+    ("second", "after"),
+    [
+        ("last, least, one, last", ["Relu", "Abs"]),
+        ("last, least, two, last", ["Relu", "Slice", "Slice", "Abs"]),  # another axis
+        ("last, zero, one, last", ["Relu", "Slice", "Slice", "Abs"]),  # leaves out the first
+        ("last, least, one, twice", ["Relu", "Slice", "Slice", "Abs"]),  # every second
+    ],
+)
+def test_what_is_turned_round_twice_is_not_turned(second: str, after: list[str]) -> None:
+    bounds = {"last": -1, "least": np.iinfo(np.int64).min, "zero": 0, "one": 1, "two": 2, "twice": -2}
+    model = parsed(
+        f"""(float[n,5,6] x) => (float[n,s,t] y) {{
+            a = Relu(x)
+            b = Slice(a, last, least, one, last)
+            c = Slice(b, {second})
+            y = Abs(c)
+        }}""",
+        **{name: np.array([value], np.int64) for name, value in bounds.items()},
+    )
+    assert_step(model, cancel_reversals, after, random.normal(size=(2, 5, 6)).astype(np.float32))
 
 
 # ---- lift_reductions ----
