@@ -82,12 +82,11 @@ def build(name):
 
 
 def by_kbn(model, path):
-    import onnx
-
     from kbn.export import fold
     from kbn.export.onnx_conversion import convert
+    from kbn.export.saving import save
 
-    onnx.save(convert(fold(model)[0]).proto, path)
+    save(convert(fold(model)[0]).model, path)
 
 
 def by_tf2onnx(model, path):

@@ -114,7 +114,7 @@ def _tensors_by_layer(path: Path, layers: set[str]) -> dict[str, str]:
 
 def _tensor_values(path: Path, tensors: list[str], sample: Sample) -> list[Array]:
     """The values of these tensors, which are made outputs of a copy of the file in memory."""
-    proto = onnx.load(path)
+    proto = onnx.load(path, load_external_data=False)
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
     return Runtime(path, proto.SerializeToString(), as_written_only=True).run(sample.arrays)[0]

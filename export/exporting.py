@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -14,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import onnx
+import onnx_ir as ir
 
 from .archive import load_model, sha256
 from .check_report import CheckReport
-from .errors import CheckFailedError, UnsupportedError, UsageError
+from .errors import CheckFailedError, UsageError
 from .export_report import ExportReport, GraphSize
 from .fold_report import FoldReport
 from .folding import fold
@@ -30,11 +28,10 @@ from .parity import check
 from .precision import has_precision, in_precision
 from .runtime import LAYOUT_KEY
 from .samples import user_samples
-from .writing import check_output, output_file
+from .saving import onnx_file, size_of
+from .writing import check_output
 
 Progress = Callable[[str], None]
-
-_LARGEST = 2**31 - 2**20  # bytes of weights that fit into one protobuf message, beside the graph
 
 
 def export(
@@ -102,20 +99,20 @@ def export(
         output_names=unique([port.name for port in outputs], [port.name for port in inputs]),
     )
     del folded
-    proto = conversion.proto
+    converted = conversion.model
     if any(row.scale is None for row in fold_report.rows):
         # What is inside a layer that stays whole can be reached now.
-        proto, found = fold_onnx(proto, ones_channel)
+        proto, found = fold_onnx(conversion.proto, ones_channel)
+        converted = ir.from_proto(proto)
         fold_report.rows = [row for row in fold_report.rows if row.scale is not None] + found.rows
     layout = input_layout if any(port.transposition for port in inputs) else None
-    onnx.helper.set_model_props(proto, _metadata(source, fold_report, layout))
+    converted.metadata_props.update(_metadata(source, fold_report, layout))
     clock.start("check")
-    with output_file(path, force=force) as temporary:
-        _save(proto, temporary)
+    with onnx_file(converted, path, force) as temporary:
         check_report = check(original, temporary, data, seed=seed)
         if not check_report.passed:
-            raise CheckFailedError(_failure(check_report, temporary, kept, force), check_report)
-        after = _onnx_size(proto, temporary)
+            raise CheckFailedError(_failure(check_report, converted, kept, force), check_report)
+        after = _onnx_size(converted, temporary)
     return ExportReport(
         path=path,
         fold=fold_report,
@@ -146,13 +143,6 @@ class _Clock:
         return self._seconds
 
 
-def _save(proto: onnx.ModelProto, path: Path) -> None:
-    size = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
-    if size > _LARGEST:
-        raise UnsupportedError(f"The weights take {size / 2**30:.1f} GiB; an ONNX file holds 2 GiB at most.")
-    onnx.save(proto, path)
-
-
 def _metadata(source: Path | None, report: FoldReport, layout: str | None) -> dict[str, str]:
     """What the file says of itself; `layout` is that of its images where it is not the model's own."""
     folds = {row.layer: list(row.into) for row in report.rows if row.into}
@@ -175,13 +165,13 @@ def _check_kept(kept: Path, path: Path, force: bool) -> None:
     check_output(kept, force)
 
 
-def _failure(report: CheckReport, temporary: Path, kept: Path | None, force: bool) -> str:
+def _failure(report: CheckReport, model: ir.Model, kept: Path | None, force: bool) -> str:
     """Keeps the file that failed, if it is wanted; the message."""
     message = f"The ONNX file does not compute what the model computes: {'; '.join(report.faults())}."
     if kept is None:
         return f"{message} Nothing was written; --keep-failed FILE keeps the file that failed."
-    with output_file(kept, force=force) as copy:
-        shutil.copyfile(temporary, copy)
+    with onnx_file(model, kept, force):
+        pass
     return f"{message} The file that failed is kept as {str(kept)!r}."
 
 
@@ -191,8 +181,7 @@ def _keras_size(model: keras.Model, source: Path | None) -> GraphSize:
     return GraphSize(dict(operators), model.count_params(), source.stat().st_size if source else None)
 
 
-def _onnx_size(proto: onnx.ModelProto, path: Path) -> GraphSize:
-    graph = proto.graph
-    operators = Counter(node.op_type for node in graph.node)
-    parameters = sum(math.prod(tensor.dims) for tensor in graph.initializer)
-    return GraphSize(dict(operators), parameters, path.stat().st_size)
+def _onnx_size(model: ir.Model, path: Path) -> GraphSize:
+    operators = Counter(node.op_type for node in model.graph)
+    weights = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    return GraphSize(dict(operators), sum(tensor.size for tensor in weights), size_of(path, model))

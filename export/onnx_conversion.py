@@ -26,6 +26,7 @@ from .dimensions import Dimensions, name_inputs, name_outputs
 from .errors import UnsupportedError, UsageError
 from .naming import unique
 from .onnx_names import layer_path, name_initializers, name_nodes
+from .saving import large_weights, without
 from .tidying import bind, tidy
 from .tracing import Trace, Weight, trace
 from .wording import reason
@@ -43,15 +44,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Conversion:
-    """An ONNX model that the full checker accepts, weights inside.
+    """An ONNX model that the full checker accepts; its weights are those of the Keras model, in their own memory.
 
     path: "skeleton" (the weights were bound after the conversion) or "frozen" (they were constants during it).
     notes: what a reader of the report should know, such as why the path is frozen.
     """
 
-    proto: onnx.ModelProto
+    model: ir.Model
     path: str
     notes: tuple[str, ...]
+
+    @property
+    def proto(self) -> onnx.ModelProto:
+        """The model as protobuf has it, with a copy of the weights."""
+        return ir.to_proto(self.model)
 
 
 def convert(
@@ -83,13 +89,13 @@ def convert(
 
     graph_def, weights = traced.skeleton()
     try:
-        proto = _finish(traced, graph_def, weights, opset, inputs, outputs)
-        return Conversion(proto, "skeleton", _loop_note(traced))
+        converted = _finish(traced, graph_def, weights, opset, inputs, outputs)
+        return Conversion(converted, "skeleton", _loop_note(traced))
     except Exception as error:  # whatever tf2onnx raises: the frozen graph is the second chance
         _log.debug("the skeleton did not convert", exc_info=True)
         why = reason(error)
     try:
-        proto = _finish(traced, traced.frozen(), (), opset, inputs, outputs)
+        converted = _finish(traced, traced.frozen(), (), opset, inputs, outputs)
     except UnsupportedError:
         raise
     except Exception as error:
@@ -97,7 +103,7 @@ def convert(
             f"The model {model.name!r} did not convert to a valid ONNX graph: {reason(error)}. Cut the model in two "
             "to find the layer, and replace it or leave it out of the export."
         ) from error
-    return Conversion(proto, "frozen", (f"Converted with the weights as constants, because without: {why}.",))
+    return Conversion(converted, "frozen", (f"Converted with the weights as constants, because without: {why}.",))
 
 
 def _loop_note(traced: Trace) -> tuple[str, ...]:
@@ -114,7 +120,7 @@ def _finish(
     opset: int,
     inputs: Sequence[str],
     outputs: Sequence[str],
-) -> onnx.ModelProto:
+) -> ir.Model:
     in_shapes = dict(zip(traced.inputs, name_inputs(list(traced.inputs.values()), inputs), strict=True))
     out_shapes = name_outputs(traced, in_shapes, outputs)
     weight_tensors = [f"{weight.node}:0" for weight in weights]
@@ -141,21 +147,18 @@ def _finish(
     )
     _describe(model, opset, traced.model.name)
     check(model)
-    return ir.to_proto(model)
+    return model
 
 
 def check(model: ir.Model) -> None:
     """onnx's full checker, on the graph with its large initializers as inputs: it cannot take 2 GiB, nor need it."""
-    large = [value for value in model.graph.initializers.values() if value.const_value.nbytes > 4096]  # type: ignore[union-attr]
-    for value in large:
-        del model.graph.initializers[str(value.name)]
-        model.graph.inputs.append(value)
-    try:
-        proto = ir.to_proto(model)
-    finally:
-        for value in large:
-            model.graph.inputs.remove(value)
-            model.graph.register_initializer(value)
+    weights = large_weights(model)
+    with without(model, weights):
+        model.graph.inputs.extend(weights)
+        try:
+            proto = ir.to_proto(model)
+        finally:
+            del model.graph.inputs[len(model.graph.inputs) - len(weights) :]
     onnx.checker.check_model(proto, full_check=True)
 
 

@@ -78,6 +78,9 @@ class Runtime:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = level
         options.log_severity_level = 4  # what is fatal; all else comes back as an exception
+        if self._content:  # weights beside the file are looked for beside the process otherwise
+            folder = str(self._path.absolute().parent)
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         with self._told():
             return onnxruntime.InferenceSession(
                 self._content or str(self._path), options, providers=["CPUExecutionProvider"]
