@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from .check_report import CheckReport
 from .fold_report import FoldReport
+from .lower_report import LowerReport
 from .report import Report, Table
 
 
@@ -42,6 +43,7 @@ class ExportReport(Report):
         conversion: how the graph was converted: "skeleton" or "frozen".
         notes: what the conversion has to say.
         seconds: the time that each step took.
+        lowered: the reports of the files in lower precision, as they were asked for.
     """
 
     schema: ClassVar[str] = "kbn.export/1"
@@ -53,9 +55,11 @@ class ExportReport(Report):
     conversion: str
     notes: tuple[str, ...]
     seconds: dict[str, float]
+    lowered: list[LowerReport] = field(default_factory=list)
 
     def tables(self) -> list[Table]:
-        return [*self.fold.tables(), self._sizes(), *self.check.tables()]
+        lowered = [table for report in self.lowered for table in report.tables()]
+        return [*self.fold.tables(), self._sizes(), *self.check.tables(), *lowered]
 
     def _sizes(self) -> Table:
         normalizations = [size.operators.get("BatchNormalization", 0) for size in (self.before, self.after)]
@@ -81,6 +85,7 @@ class ExportReport(Report):
             "notes": list(self.notes),
             "seconds": self.seconds,
             "check": self.check.to_dict(),
+            "lowered": [report.to_dict() for report in self.lowered],
         }
 
 

@@ -20,14 +20,15 @@ from .errors import CheckFailedError, UsageError
 from .export_report import ExportReport, GraphSize
 from .fold_report import FoldReport
 from .folding import fold
-from .model_ports import input_ports, output_ports, with_inputs
+from .lowering import KINDS, lower, lowered_path
+from .model_ports import Shapes, input_ports, output_ports, with_batch, with_inputs
 from .naming import unique
 from .onnx_conversion import convert
 from .onnx_folding import fold_onnx
-from .parity import check
+from .parity import check, common_shapes
 from .precision import has_precision, in_precision
-from .runtime import LAYOUT_KEY
-from .samples import user_samples
+from .runtime import LAYOUT_KEY, Runtime
+from .samples import seeded_samples, user_samples
 from .saving import onnx_file, size_of
 from .writing import check_output
 
@@ -39,9 +40,15 @@ def export(
     path: str | PathLike[str],
     *,
     input_layout: str | None = None,
+    input_shapes: Shapes | None = None,
+    batch: int | None = None,
+    rename_inputs: Mapping[str, str] | None = None,
+    rename_outputs: Mapping[str, str] | None = None,
     opset: int = 18,
     data: Any = None,
-    ones_channel: bool = True,
+    ones_channel: bool | None = None,
+    float16: bool = False,
+    int8: bool = False,
     force: bool = False,
     keep_failed: str | PathLike[str] | None = None,
     seed: int = 0,
@@ -55,9 +62,16 @@ def export(
         model: a Keras model, or its `.keras` or `.h5` file. Of a subclass that cannot be read, the ONNX graph is folded.
         path: where the ONNX file goes; nothing appears there before the check has passed.
         input_layout: "nchw" or "nhwc" for images of rank 4; None leaves the model's own.
+        input_shapes: by input name a shape that the file is to have otherwise than the model, in the file's layout: sizes fixed
+            that the model leaves free, or None for a size to be free.
+        batch: examples that the file takes at a time; None leaves that free.
+        rename_inputs, rename_outputs: by Keras' name the name in the file, of those that are to have another.
         opset: the ONNX operator set, 13 or newer.
         data: inputs for the check beside the seeded ones: an array, a sequence of one per input, or a mapping by name.
-        ones_channel: whether a convolution may get one more channel, to do without a normalization before zero padding.
+        ones_channel: whether a convolution may get one more channel, to do without a normalization before zero padding; None
+            for yes, unless int8 is wanted, which loses precision by it.
+        float16, int8: whether to write `model.float16.onnx` and `model.int8.onnx` beside `model.onnx`, once that is proved.
+            int8 takes the ranges of its activations from `data`.
         force: replace a file that is there.
         keep_failed: where a file that fails the check is kept, which is not `path`; None keeps none.
         seed: of the check's random inputs.
@@ -68,15 +82,21 @@ def export(
         What was folded, converted and measured.
 
     Raises:
-        CheckFailedError: the file departs from the model by more than rounding explains; nothing is written to `path`.
+        CheckFailedError: the file departs from the model by more than rounding explains; nothing is written to `path`. Or
+            a lower precision overflows; then `path` is there, and the other file is not.
         UsageError: a path or the data does not fit.
         UnsupportedError: the model has no exact conversion.
         BrokenModelError, UnsafeModelError: the model file is not sound.
     """
     path, kept = Path(path), None if keep_failed is None else Path(keep_failed)
-    check_output(path, force)
+    lower_kinds = [kind for kind, wanted in zip(KINDS, (float16, int8), strict=True) if wanted]
+    for output in (path, *(lowered_path(path, kind) for kind in lower_kinds)):
+        check_output(output, force)
     if kept is not None:
         _check_kept(kept, path, force)
+    if int8 and data is None:
+        raise UsageError("int8 takes the ranges of its activations from data: give some hundred inputs as in use.")
+    ones_channel = not int8 if ones_channel is None else ones_channel
     clock = _Clock(progress)
     source = None if isinstance(model, keras.Model) else Path(model)
     clock.start("load")
@@ -84,19 +104,26 @@ def export(
     if source is not None:
         original = load_model(source, custom_objects=custom_objects, allow_unsafe=allow_unsafe)
     original = with_inputs(original)
-    # Data that does not fit is told before the long work.
+    # What does not fit is told before the long work.
+    if batch is not None:
+        input_shapes = with_batch(original, batch, input_shapes, input_layout)
+    inputs = input_ports(original, input_layout, input_shapes)
+    input_names = _renamed("input", [port.name for port in inputs], rename_inputs)
+    output_names = unique([port.name for port in output_ports(original)], input_names)
+    output_names = _renamed("output", output_names, rename_outputs)
     if data is not None:
         next(user_samples(original, data))
     clock.start("fold")
     single = original if has_precision(original, "float32") else in_precision(original, "float32")
     folded, fold_report = fold(single, ones_channel)
     clock.start("convert")
-    inputs, outputs = input_ports(folded, input_layout), output_ports(original)
     conversion = convert(
         folded,
         opset=opset,
         input_layout=input_layout,
-        output_names=unique([port.name for port in outputs], [port.name for port in inputs]),
+        input_shapes=input_shapes,
+        input_names=input_names,
+        output_names=output_names,
     )
     del folded
     converted = conversion.model
@@ -113,6 +140,11 @@ def export(
         if not check_report.passed:
             raise CheckFailedError(_failure(check_report, converted, kept, force), check_report)
         after = _onnx_size(converted, temporary)
+    lowered = []
+    batches = _batches(original, path, data, seed) if lower_kinds else []
+    for kind in lower_kinds:
+        clock.start(kind)
+        lowered.append(lower(converted, kind, batches, lowered_path(path, kind), force))
     return ExportReport(
         path=path,
         fold=fold_report,
@@ -122,7 +154,25 @@ def export(
         conversion=conversion.path,
         notes=conversion.notes,
         seconds=clock.stop(),
+        lowered=lowered,
     )
+
+
+def _batches(model: Any, path: Path, data: Any, seed: int) -> list[dict[str, Any]]:
+    """The user's data, else seeded inputs of an ordinary range, as the file takes them."""
+    runtime = Runtime(path)
+    shapes = common_shapes(model, runtime)
+    samples = seeded_samples(model, seed, shapes) if data is None else user_samples(model, data, shapes)
+    return [feeds for sample in samples if sample.kind != "large range" for feeds in runtime.feeds(sample.arrays)]
+
+
+def _renamed(kind: str, names: list[str], renaming: Mapping[str, str] | None) -> list[str]:
+    if unknown := set(renaming or ()) - set(names):
+        raise UsageError(
+            f"There is no {kind} {', '.join(map(repr, sorted(unknown)))} to rename; the model's are "
+            f"{', '.join(map(repr, names))}."
+        )
+    return [(renaming or {}).get(name, name) for name in names]
 
 
 class _Clock:

@@ -193,4 +193,4 @@ def _overflow(kind: str, lost: Sequence[str], first: str | None) -> str:
         message += f"; it happens first in layer {quote(first)}"
     if kind == "float16":
         message += ". Values past 65504 overflow in float16: scale the inputs or that layer down"
-    return f"{message}. Nothing was written; keep float32{' or try int8' * (kind == 'float16')}."
+    return f"{message}. No {kind} file was written; keep float32{' or try int8' * (kind == 'float16')}."

@@ -6,8 +6,8 @@ with. A model whose precision or inputs cannot be converted is refused here, bef
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -22,6 +22,8 @@ from .wording import reason
 TO_CHANNELS_FIRST = (0, 3, 1, 2)
 TO_CHANNELS_LAST = (0, 2, 3, 1)
 
+Shapes = Mapping[str, Sequence[int | None]]
+
 _OTHER_FLOATS = frozenset({"float16", "bfloat16", "float64"})
 
 
@@ -33,6 +35,11 @@ class Port:
     shape: Shape  # None where the size is free
     channels_first: bool
     transposition: tuple[int, ...] | None = None  # from the file's layout to the model's, where they differ
+
+    @property
+    def own_shape(self) -> Shape:
+        """The shape in the model's layout."""
+        return tuple(self.shape[axis] for axis in self.transposition or range(len(self.shape)))
 
 
 def as_functional(model: keras.Model) -> Any:
@@ -97,22 +104,75 @@ def _symbolic(shape: Any, name: str, dtype: str) -> Any:
     return keras.Input(tuple(shape[1:]), dtype=dtype, name=name)
 
 
-def input_ports(model: Any, input_layout: str | None) -> tuple[Port, ...]:
+def input_ports(model: Any, input_layout: str | None, shapes: Shapes | None = None) -> tuple[Port, ...]:
     """The inputs in the order of `model.inputs`, those of rank 4 in the layout "nchw" or "nhwc"; None: in the model's.
 
-    Raises UsageError for another layout, UnsupportedError for strings.
+    shapes: by input name what the file is to have otherwise than the model, in the file's layout; None is a free size.
+
+    Raises UsageError for another layout or a shape that does not fit, UnsupportedError for strings.
     """
     if input_layout not in (None, "nchw", "nhwc"):
         raise UsageError(f"input_layout is {input_layout!r}; it must be 'nchw', 'nhwc' or None (as the model has it).")
     own = channels_first(model)
     wanted = own if input_layout is None else input_layout == "nchw"
-    return tuple(_input_port(tensor, own, wanted) for tensor in model.inputs)
+    ports = [_input_port(tensor, own, wanted) for tensor in model.inputs]
+    if unknown := set(shapes or ()) - {port.name for port in ports}:
+        raise UsageError(
+            f"There is no input {', '.join(map(repr, sorted(unknown)))}; the model's are "
+            f"{', '.join(repr(port.name) for port in ports)}."
+        )
+    return tuple(_reshaped(port, (shapes or {}).get(port.name, port.shape)) for port in ports)
 
 
-def output_ports(model: Any) -> tuple[Port, ...]:
-    """The outputs in the order of `model.outputs`, in the model's layout."""
+def with_batch(model: Any, batch: int, shapes: Shapes | None = None, input_layout: str | None = None) -> Shapes:
+    """The shapes, with this many examples in every input that the model has a free batch axis for.
+
+    Raises UsageError where a batch is given there already.
+    """
+    found = {}
+    for port in input_ports(model, input_layout, shapes):
+        if port.shape[0] not in (None, batch):
+            raise UsageError(f"Input {port.name!r} has a batch of {port.shape[0]}, where {batch} was asked for.")
+        found[port.name] = (batch, *port.shape[1:])
+    return found
+
+
+def output_ports(model: Any, inputs: Sequence[Port] | None = None) -> tuple[Port, ...]:
+    """The outputs in the order of `model.outputs`, in the model's layout; `inputs`: where they are not the model's own.
+
+    Raises UsageError where the model does not take inputs of these shapes.
+    """
     own = channels_first(model)
-    return tuple(Port(_layer_name(tensor), tuple(tensor.shape), own) for tensor in model.outputs)
+    shapes = [tuple(tensor.shape) for tensor in model.outputs]
+    if inputs is not None and [port.own_shape for port in inputs] != [tuple(tensor.shape) for tensor in model.inputs]:
+        shapes = _inferred(model, inputs)
+    return tuple(Port(_layer_name(tensor), shape, own) for tensor, shape in zip(model.outputs, shapes, strict=True))
+
+
+def _inferred(model: Any, inputs: Sequence[Port]) -> list[Shape]:
+    tensors = [
+        keras.KerasTensor(port.own_shape, tensor.dtype) for port, tensor in zip(inputs, model.inputs, strict=True)
+    ]
+    try:
+        outputs = model.compute_output_spec(pack_inputs(model, tensors))
+    except Exception as error:  # the layers', which have no common base
+        shapes = ", ".join(f"{port.name} {port.shape}" for port in inputs)
+        raise UsageError(
+            f"Model {model.name!r} does not take inputs of the shapes {shapes}: {reason(error)}."
+        ) from error
+    return [tuple(output.shape) for output in tree.flatten(outputs)]
+
+
+def _reshaped(port: Port, shape: Sequence[int | None]) -> Port:
+    if len(shape) != len(port.shape):
+        raise UsageError(
+            f"The shape {tuple(shape)} for input {port.name!r} has {len(shape)} axes; the model's {port.shape} has "
+            f"{len(port.shape)}."
+        )
+    for wanted, size in zip(shape, port.shape, strict=True):
+        if wanted is not None and (wanted < 1 or size not in (None, wanted)):
+            raise UsageError(f"The shape {tuple(shape)} for input {port.name!r} does not fit the model's {port.shape}.")
+    return replace(port, shape=tuple(shape))
 
 
 def pack_inputs(model: Any, values: Sequence[Any]) -> Any:

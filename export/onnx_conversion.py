@@ -24,6 +24,7 @@ from kbn._version import __version__
 from . import tf2onnx_fixes
 from .dimensions import Dimensions, name_inputs, name_outputs
 from .errors import UnsupportedError, UsageError
+from .model_ports import Shapes
 from .naming import unique
 from .onnx_names import layer_path, name_initializers, name_nodes
 from .saving import large_weights, without
@@ -65,6 +66,7 @@ def convert(
     *,
     opset: int = 18,
     input_layout: str | None = None,
+    input_shapes: Shapes | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
 ) -> Conversion:
@@ -74,6 +76,8 @@ def convert(
         model: Functional, Sequential, or a subclass of keras.Model that was called once.
         opset: from 13 to NEWEST_OPSET; 18 and IR version 8 are read by every runtime of the last years.
         input_layout: "nchw" or "nhwc" for the inputs of rank 4, None to leave them as the model has them.
+        input_shapes: by input name a shape that the file is to have otherwise than the model, in the file's layout: sizes fixed
+            that the model leaves free, or None for a free size.
         input_names, output_names: one for each input and output, in the order of `model.inputs` and `model.outputs`;
             None for Keras' names.
 
@@ -83,7 +87,7 @@ def convert(
     """
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise UsageError(f"The opset is {opset}; it must lie between {OLDEST_OPSET} and {NEWEST_OPSET}.")
-    traced = trace(model, opset, input_layout)
+    traced = trace(model, opset, input_layout, input_shapes)
     inputs = _names("input", input_names, [port.name for port in traced.inputs.values()])
     outputs = _names("output", output_names, [port.name for port in traced.outputs.values()], taken=inputs)
 

@@ -23,6 +23,7 @@ from .drift import layer_drift
 from .errors import UsageError
 from .model_ports import input_ports, output_ports, pack_inputs, with_inputs
 from .precision import in_float32, in_precision, own_rounding
+from .rules.rule import Shape
 from .runtime import Runtime
 from .samples import Sample, seeded_samples, user_samples
 from .wording import reason
@@ -61,13 +62,14 @@ def check(
     if not isinstance(model, keras.Model):
         model = load_model(model, custom_objects=custom_objects, allow_unsafe=allow_unsafe)
     model = with_inputs(model)
-    own = user_samples(model, data) if data is not None else iter(())
-    first = list(islice(own, 1))  # data that does not fit is told before the long work
     runtime = Runtime(Path(onnx_path))
     _match_signature(model, runtime)
+    shapes = common_shapes(model, runtime)
+    own = user_samples(model, data, shapes) if data is not None else iter(())
+    first = list(islice(own, 1))  # data that does not fit is told before the long work
     reference, single, rounding = in_precision(model, "float64"), in_float32(model), own_rounding(model)
     report = CheckReport([OutputCheck(name) for name in runtime.output_names])
-    for sample in chain(first, own, seeded_samples(model, seed)):
+    for sample in chain(first, own, seeded_samples(model, seed, shapes)):
         try:
             truths, singles = _run(reference, sample), _run(single, sample)
             owns = singles if single is model else _run(model, sample)
@@ -104,12 +106,20 @@ def _match_signature(model: keras.Model, runtime: Runtime) -> None:
                 f"({', '.join(expected)}); is it the file of another model?"
             )
     for tensor, name, shape in zip(model.inputs, runtime.input_names, runtime.input_shapes, strict=True):
-        pairs = list(zip(tensor.shape[1:], shape[1:], strict=False))
+        pairs = list(zip(tensor.shape, shape, strict=False))
         if len(shape) != len(tensor.shape) or any(isinstance(b, int) and a not in (None, b) for a, b in pairs):
             raise UsageError(
                 f"Input {name!r} of the file takes {tuple(shape)}, but model {model.name!r} has {tuple(tensor.shape)} there; "
                 "is it the file of another model?"
             )
+
+
+def common_shapes(model: keras.Model, runtime: Runtime) -> list[Shape]:
+    """The shapes that both take, in the model's layout."""
+    return [
+        tuple(size if isinstance(size, int) else own for own, size in zip(tensor.shape, shape, strict=True))
+        for tensor, shape in zip(model.inputs, runtime.input_shapes, strict=True)
+    ]
 
 
 def _run(model: keras.Model, sample: Sample) -> list[Array]:

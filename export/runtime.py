@@ -65,9 +65,30 @@ class Runtime:
             UsageError: an array has a type or shape that the file does not take.
             BrokenModelError: the file fails while it runs.
         """
-        feeds = {value.name: self._as_declared(array, value) for value, array in zip(self._inputs, arrays, strict=True)}
         with self._told():
-            return [session.run(None, feeds) for session in self._sessions]
+            parts = [[session.run(None, feeds) for session in self._sessions] for feeds in self.feeds(arrays)]
+        if len(parts) == 1:
+            return parts[0]
+        return [[np.concatenate(pieces) for pieces in zip(*level, strict=True)] for level in zip(*parts, strict=True)]
+
+    def feeds(self, arrays: Sequence[Array]) -> list[dict[str, Array]]:
+        """The arrays, which are as the Keras model takes them, as the file does: by name, in its layout and type.
+
+        One entry; or several, of as many examples as the file takes at a time.
+
+        Raises:
+            UsageError: an array has a type that the file does not take.
+        """
+        fixed = next((shape[0] for shape in self.input_shapes if shape and isinstance(shape[0], int)), 0)
+        count = len(arrays[0]) if arrays and arrays[0].ndim else 0
+        starts = range(0, count, fixed) if fixed and count > fixed and count % fixed == 0 else [0]
+        return [
+            {
+                value.name: self._as_declared(array[start : start + fixed] if len(starts) > 1 else array, value)
+                for value, array in zip(self._inputs, arrays, strict=True)
+            }
+            for start in starts
+        ]
 
     def _as_model_has_it(self, shape: list[Any]) -> list[Any]:
         if self._axes is None or len(shape) != 4:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .errors import UsageError
 from .model_ports import input_ports
+from .rules.rule import Shape
 
 Array = NDArray[Any]
 
@@ -34,15 +35,19 @@ class Sample:
         return self.origin if self.origin in ("data", "large range") else "seeded"
 
 
-def seeded_samples(model: keras.Model, seed: int) -> Iterator[Sample]:
-    """Random inputs of batch 1 and 3, a second size where an axis is dynamic, zeros, and a large range."""
+def seeded_samples(model: keras.Model, seed: int, shapes: Sequence[Shape] | None = None) -> Iterator[Sample]:
+    """Random inputs of batch 1 and 3, a second size where an axis is dynamic, zeros, and a large range.
+
+    shapes: of the inputs, in the model's layout, where they are not the model's own.
+    """
     random = np.random.default_rng(seed)
-    dynamic = any(None in tensor.shape[1:] for tensor in model.inputs)
+    shapes = shapes or own_shapes(model)
+    dynamic = any(None in shape[1:] for shape in shapes)
     cases = [("random", 3, 0), ("random", 1, 0), *([("second size", 1, 1)] if dynamic else []), ("zeros", 1, 0)]
     for origin, batch, size in [*cases, ("large range", 2, 0)]:
         arrays = []
-        for tensor in model.inputs:
-            shape = _concrete(tensor.shape, batch, size)
+        for tensor, declared in zip(model.inputs, shapes, strict=True):
+            shape = _concrete(declared, batch, size)
             if "float" not in tensor.dtype:
                 low, high = (
                     (0, 1)
@@ -57,6 +62,11 @@ def seeded_samples(model: keras.Model, seed: int) -> Iterator[Sample]:
             else:
                 arrays.append(random.normal(size=shape).astype(np.float32))
         yield Sample(origin, tuple(arrays))
+
+
+def own_shapes(model: keras.Model) -> list[Shape]:
+    """The shapes of the model's inputs."""
+    return [tuple(tensor.shape) for tensor in model.inputs]
 
 
 def _concrete(shape: Sequence[int | None], batch: int, size: int) -> tuple[int, ...]:
@@ -78,33 +88,39 @@ def _integer_limit(model: keras.Model, dtype: str) -> int:
     return int(min([*rows, np.iinfo(dtype).max + 1])) if known else 10
 
 
-def user_samples(model: keras.Model, data: Any, batch_size: int = 32) -> Iterator[Sample]:
+def user_samples(
+    model: keras.Model, data: Any, shapes: Sequence[Shape] | None = None, batch_size: int = 32
+) -> Iterator[Sample]:
     """The user's data in batches.
 
     Args:
         model: tells the names, shapes and dtypes of the inputs.
         data: one array, a sequence with an array per input, or a mapping from input names to arrays; the first axis of
             each counts the examples. A mapping may also name them x, or x0, x1, ..., as npz files do.
+        shapes: of the inputs, in the model's layout, where they are not the model's own.
         batch_size: how many examples go into one batch where the model leaves the batch axis open.
 
     Raises:
         UsageError: an array is missing, or its shape or dtype does not fit its input.
     """
+    shapes = shapes or own_shapes(model)
     arrays = _per_input(model, data)
     names = [port.name for port in input_ports(model, None)]
-    checked = tuple(_fitting(*each) for each in zip(arrays, model.inputs, names, strict=True))
+    dtypes = [tensor.dtype for tensor in model.inputs]
+    checked = tuple(_fitting(*each) for each in zip(arrays, shapes, dtypes, names, strict=True))
     counts = {len(array) for array in checked}
     if len(counts) != 1 or 0 in counts:
         found = ", ".join(f"{name}: {len(array)}" for name, array in zip(names, checked, strict=True))
         raise UsageError(
             f"The data must hold the same number of examples, at least one, for each input; found {found}."
         )
-    fixed = next((tensor.shape[0] for tensor in model.inputs if tensor.shape[0] is not None), None)
-    count, step = counts.pop(), fixed or batch_size
+    fixed = next((shape[0] for shape in shapes if shape[0] is not None), None)
+    count = counts.pop()
+    # Where the file alone has a fixed batch, the model takes several of them at once.
+    free = all(tensor.shape[0] is None for tensor in model.inputs)
+    step = batch_size if fixed is None else fixed * (max(1, batch_size // fixed) if free else 1)
     if fixed and count % fixed:
-        raise UsageError(
-            f"The model takes batches of exactly {fixed}; the data holds {count} examples, not a multiple."
-        )
+        raise UsageError(f"The inputs take batches of exactly {fixed}; the data holds {count} examples, not a multiple.")
     for start in range(0, count, step):
         yield Sample("data", tuple(array[start : start + step] for array in checked))
 
@@ -127,9 +143,8 @@ def _per_input(model: keras.Model, data: Any) -> list[Array]:
     return arrays
 
 
-def _fitting(array: Array, tensor: Any, name: str) -> Array:
+def _fitting(array: Array, expected: Shape, dtype: str, name: str) -> Array:
     """The array in the dtype of the input, of which no number is changed but for the rounding to float32."""
-    expected = tuple(tensor.shape)
     shown = "(" + ", ".join("any" if axis is None else str(axis) for axis in expected) + ")"
     fits = array.ndim == len(expected) and all(
         axis is None or axis == size for axis, size in zip(expected[1:], array.shape[1:], strict=True)
@@ -140,14 +155,12 @@ def _fitting(array: Array, tensor: Any, name: str) -> Array:
             "examples."
         )
     if array.dtype.kind not in "fiub":
-        raise UsageError(f"The data for input {name!r} holds {array.dtype}, but the input takes {tensor.dtype}.")
+        raise UsageError(f"The data for input {name!r} holds {array.dtype}, but the input takes {dtype}.")
     if not np.isfinite(array).all():
         raise UsageError(f"The data for input {name!r} holds NaN or infinity, with which nothing can be compared.")
-    if "float" in tensor.dtype:
+    if "float" in dtype:
         return array.astype(np.float32)
-    converted = array.astype(tensor.dtype)
+    converted = array.astype(dtype)
     if not np.array_equal(converted, array):
-        raise UsageError(
-            f"The data for input {name!r} holds numbers that {tensor.dtype}, which the input takes, has not."
-        )
+        raise UsageError(f"The data for input {name!r} holds numbers that {dtype}, which the input takes, has not.")
     return converted

@@ -25,7 +25,7 @@ from keras import tree
 
 from .errors import UnsupportedError, UsageError
 from .marked_operations import operations_marked
-from .model_ports import Port, as_functional, input_ports, output_ports, pack_inputs
+from .model_ports import Port, Shapes, as_functional, input_ports, output_ports, pack_inputs
 
 Array = npt.NDArray[Any]
 
@@ -98,10 +98,11 @@ class Trace:
         return _with_constants(self.graph_def, self.weights)
 
 
-def trace(model: keras.Model, opset: int, input_layout: str | None = None) -> Trace:
+def trace(model: keras.Model, opset: int, input_layout: str | None = None, input_shapes: Shapes | None = None) -> Trace:
     """Traces a built float32 model in inference mode; `input_layout` is that of its rank-4 inputs, None for its own.
 
-    Operations that ONNX has as one node at this opset are traced as markers.
+    Operations that ONNX has as one node at this opset are traced as markers. `input_shapes` are those that the file is to have
+    otherwise than the model, as `input_ports` takes them.
 
     Raises UnsupportedError for other precisions and for inputs that are not numbers, UsageError for an unknown layout
     or a model that was never built.
@@ -112,7 +113,8 @@ def trace(model: keras.Model, opset: int, input_layout: str | None = None) -> Tr
             "Set the environment variable KERAS_BACKEND=tensorflow before Keras is imported."
         )
     model = as_functional(model)
-    inputs = input_ports(model, input_layout)
+    inputs = input_ports(model, input_layout, input_shapes)
+    outputs = output_ports(model, inputs)
     variables = list(model.variables)
     input_specs = [
         tf.TensorSpec(port.shape, tensor.dtype, name=f"input_{i}")
@@ -126,9 +128,9 @@ def trace(model: keras.Model, opset: int, input_layout: str | None = None) -> Tr
             for x, port in zip(values, inputs, strict=True)
         ]
         with keras.StatelessScope(state_mapping=list(zip(variables, weights, strict=True))):
-            outputs = model(pack_inputs(model, own), training=False)
+            computed = model(pack_inputs(model, own), training=False)
         # Two outputs that are one tensor, or an output that is an input, must be two tensors of the graph.
-        return [tf.identity(output) for output in tree.flatten(outputs)]
+        return [tf.identity(tensor) for tensor in tree.flatten(computed)]
 
     with _nested_functions_inlined(), operations_marked(opset):
         concrete = tf.function(skeleton, autograph=False).get_concrete_function(input_specs, weight_specs)
@@ -141,7 +143,7 @@ def trace(model: keras.Model, opset: int, input_layout: str | None = None) -> Tr
         model=model,
         graph_def=concrete.graph.as_graph_def(add_shapes=True),
         inputs={f"input_{i}:0": port for i, port in enumerate(inputs)},
-        outputs={tensor.name: port for tensor, port in zip(concrete.outputs, output_ports(model), strict=True)},
+        outputs={tensor.name: port for tensor, port in zip(concrete.outputs, outputs, strict=True)},
         weights=(*weights, *_captures(concrete)),
     )
 

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ..errors import CheckFailedError
-from .options import AllowUnsafe, CustomObjects, Data, Force, Json, Model, OnesChannel, Quiet, ReportFile, Seed
+from .options import AllowUnsafe, CustomObjects, Data, Force, Json, Model, Quiet, ReportFile, Seed
+from .parsing import parse_names, parse_shapes
 from .running import check_outputs, import_keras, progress, read_data, read_objects, show, tell
 
 
@@ -20,7 +21,44 @@ def export(
     input_layout: Annotated[
         str | None, typer.Option(metavar="nchw|nhwc", help="Layout of image inputs; the model's own by default.")
     ] = None,
-    ones_channel: OnesChannel = True,
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=SIZES",
+            help="Fix or free sizes of an input: image=?,224,224,3. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Examples at a time; free by default.", show_default=False)
+    ] = None,
+    rename_inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rename-inputs", metavar="OLD=NEW", help="Another name for an input. Repeatable.", show_default=False
+        ),
+    ] = None,
+    rename_outputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rename-outputs", metavar="OLD=NEW", help="Another name for an output. Repeatable.", show_default=False
+        ),
+    ] = None,
+    float16: Annotated[
+        bool, typer.Option("--float16", help="Also write OUT.float16.onnx, once OUT.onnx is proved.")
+    ] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Also write OUT.int8.onnx, with the ranges that --data spans.")
+    ] = False,
+    ones_channel: Annotated[
+        bool | None,
+        typer.Option(
+            "--ones-channel/--no-ones-channel",
+            help="Whether a convolution may get one more channel, to do without a normalization before zero padding; yes, "
+            "unless --int8.",
+            show_default=False,
+        ),
+    ] = None,
     force: Force = False,
     keep_failed: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep a file that fails the check here.", show_default=False)
@@ -44,6 +82,12 @@ def export(
                 model,
                 output,
                 input_layout=input_layout,
+                input_shapes=parse_shapes(input_shape),
+                batch=batch,
+                rename_inputs=parse_names(rename_inputs),
+                rename_outputs=parse_names(rename_outputs),
+                float16=float16,
+                int8=int8,
                 opset=opset,
                 data=arrays,
                 ones_channel=ones_channel,
@@ -55,7 +99,8 @@ def export(
                 progress=step,
             )
         except CheckFailedError as failure:
-            show(failure.report, as_json, report_file)  # type: ignore[arg-type]  # export gives its report
+            if failure.report is not None:
+                show(failure.report, as_json, report_file)  # type: ignore[arg-type]  # export gives its report
             tell(str(failure))
             raise typer.Exit(failure.exit_code) from failure
     show(report, as_json, report_file)

@@ -1,0 +1,59 @@
+"""Lower precision as a step of its own, after the float32 file is proved: its own file beside it, with what it cost.
+
+model.onnx   ──float16──>   model.float16.onnx          model.onnx   ──int8──>   model.int8.onnx
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from .errors import UnsupportedError
+from .half_precision import to_float16
+from .int8 import to_int8
+from .lower_comparison import compare_lowered
+from .lower_report import LowerReport
+from .saving import LARGEST_FILE, weight_bytes
+from .writing import output_file
+
+KINDS = ("float16", "int8")
+PRECISION_KEY = "kbn.precision"  # the metadata entry
+
+
+def lowered_path(path: Path, kind: str) -> Path:
+    """Where the file of a lower precision goes."""
+    return path.with_name(f"{path.stem}.{kind}{path.suffix}")
+
+
+def lower(
+    model: ir.Model, kind: str, batches: Sequence[Mapping[str, NDArray[Any]]], path: Path, force: bool = False
+) -> LowerReport:
+    """Writes the model in a lower precision and measures it against the model.
+
+    Args:
+        model: a float32 model, of less than 2 GiB.
+        kind: one of KINDS.
+        batches: per batch an array for each input by name; int8 takes its ranges from them, and both are measured on them.
+        path: where the new file goes.
+        force: replace a file that is there.
+
+    Raises:
+        UnsupportedError: the model has no such form.
+        CheckFailedError: it gives NaN or infinity where the float32 model is finite. Nothing is written in either case.
+        UsageError: the path cannot be written, or the batches do not fit.
+    """
+    if weight_bytes(model) > LARGEST_FILE:
+        raise UnsupportedError(f"The model has more than 2 GiB of weights, of which kbn makes no {kind} file.")
+    float32 = ir.to_proto(model)
+    lowered = to_float16(float32) if kind == "float16" else to_int8(float32, batches)
+    properties = {entry.key: entry.value for entry in lowered.metadata_props} | {PRECISION_KEY: kind}
+    onnx.helper.set_model_props(lowered, properties)
+    report = compare_lowered(float32, lowered, batches, kind, path)
+    with output_file(path, force) as temporary:
+        onnx.save(lowered, temporary)
+    return report
