@@ -51,7 +51,7 @@ SECONDS = 1200  # for one conversion
 
 
 def build(name):
-    """The model, with random weights; batch normalizations get statistics, gammas and betas of both signs."""
+    """The model, called once, as Keras' export asks for; with random weights, statistics, gammas and betas of both signs."""
     import keras
     from keras import layers
 
@@ -78,6 +78,7 @@ def build(name):
                 layer.gamma.assign(random.uniform(0.5, 1.5, shape) * random.choice([-1, 1], shape))
             if layer.beta is not None:
                 layer.beta.assign(random.normal(0, 0.3, shape))
+    model(np.zeros([1, *(size or 64 for size in model.inputs[0].shape[1:])]))
     return model
 
 
@@ -134,6 +135,7 @@ def convert_one(name, tool, folder):
         subject, weights = file_of(folder, name, "tf2onnx"), 0
     else:
         small = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Conv2D(3, 3), keras.layers.Flatten()])
+        small(np.zeros((1, 4, 4, 3)))
         way(small, folder / "small.onnx")  # loads what is loaded once
         subject = build(name)
         weights = sum(int(np.prod(weight.shape)) * 4 for weight in subject.weights)

@@ -41,7 +41,7 @@ def main():
         others = [options.folder / f"{name}.{tool}.onnx" for tool in OTHERS]
         files = runnable(path for path in others if path.is_file())
         ours = options.folder / f"{name}.kbn.onnx"
-        report = bench([ours, *files], threads=tuple(tables), rounds=options.rounds)
+        report = bench([ours, *files], threads=tuple(tables), rounds=options.rounds, size=224)
         for setting in report.settings:
             ratios = {timing.file.split(".")[1]: timing.ratio for timing in setting.timings}
             cells = [

@@ -120,7 +120,9 @@ def user_samples(
     free = all(tensor.shape[0] is None for tensor in model.inputs)
     step = batch_size if fixed is None else fixed * (max(1, batch_size // fixed) if free else 1)
     if fixed and count % fixed:
-        raise UsageError(f"The inputs take batches of exactly {fixed}; the data holds {count} examples, not a multiple.")
+        raise UsageError(
+            f"The inputs take batches of exactly {fixed}; the data holds {count} examples, not a multiple."
+        )
     for start in range(0, count, step):
         yield Sample("data", tuple(array[start : start + step] for array in checked))
 

@@ -20,6 +20,7 @@ from tf2onnx import optimizer, tf_loader, tfonnx, utils
 from tf2onnx.onnx_opset.nn import ConvOp
 from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer, is_transpose, is_useless_transpose
 
+from .einsum_node import handle_einsum
 from .errors import UnsupportedError
 from .marked_operations import handle_marker
 from .markers import OPERATOR as MARKER
@@ -115,6 +116,7 @@ _OPTIMIZERS = {**optimizer._get_optimizers(), "optimize_transpose": Transposes}
 
 HANDLERS: dict[str, tuple[Any, list[Any]]] = {
     "Conv3D": (handle_conv3d, []),
+    "Einsum": (handle_einsum, []),
     "Erfc": (handle_erfc, []),
     MARKER: (handle_marker, []),
     "ReverseV2": (handle_reverse, []),
