@@ -3,7 +3,8 @@
     python benchmarks/lower_precision.py FOLDER_OR_MODEL... [--rounds 40]
 
 A model is a `.keras` file with the `.npz` of its inputs beside it (x, or image as the demo has it in digits_test.npz); of a
-folder, every such pair. Half of the inputs calibrate int8, the other half are measured; a single input does both. The last
+folder, every such pair. Folded without ones channels, as `kbn export --int8` does. Half of the inputs calibrate int8, the other
+half are measured; a single input does both. The last
 columns are int8 of tf2onnx's unfolded file, made with the same settings. Accuracy is against the float32 file each was made
 from: the signal-to-noise ratio in dB of the first output, as onnxruntime runs it by default, and top-1 agreement. Speed is how
 many times as long kbn's float32 file takes, in turns, on one thread.
@@ -79,7 +80,7 @@ def measure(path, array, rounds):
     """The cells of one row."""
     calibration, test = (array[::2], array[1::2]) if len(array) > 1 else (array, array)
     model = load_model(path)
-    sources = {"folded": convert(fold(model)[0], opset=18).proto, "unfolded": unfolded(model)}
+    sources = {"folded": convert(fold(model, ones_channel=False)[0]).proto, "unfolded": unfolded(model)}
     operators = [len(proto.graph.node) for proto in sources.values()]
     wanted = {
         "float16": ("folded", to_float16(sources["folded"])),

@@ -29,7 +29,7 @@ from .parity import check, common_shapes
 from .precision import has_precision, in_precision
 from .runtime import LAYOUT_KEY, Runtime
 from .samples import seeded_samples, user_samples
-from .saving import onnx_file, size_of
+from .saving import add_metadata, onnx_file, size_of
 from .writing import check_output
 
 Progress = Callable[[str], None]
@@ -139,6 +139,7 @@ def export(
         check_report = check(original, temporary, data, seed=seed)
         if not check_report.passed:
             raise CheckFailedError(_failure(check_report, converted, kept, force), check_report)
+        add_metadata(temporary, {"kbn.check": json.dumps(_measured(check_report))})
         after = _onnx_size(converted, temporary)
     lowered = []
     batches = _batches(original, path, data, seed) if lower_kinds else []
@@ -197,8 +198,7 @@ def _metadata(source: Path | None, report: FoldReport, layout: str | None) -> di
     """What the file says of itself; `layout` is that of its images where it is not the model's own."""
     folds = {row.layer: list(row.into) for row in report.rows if row.into}
     found = {
-        "kbn.version": version("kbn"),
-        "keras.version": version("keras"),
+        **{f"{package}.version": version(package) for package in ("kbn", "keras", "tensorflow", "tf2onnx", "onnx")},
         "kbn.folds": json.dumps(folds),
         "kbn.kept": json.dumps([row.layer for row in report.rows if row.decision == "kept"]),
     }
@@ -207,6 +207,17 @@ def _metadata(source: Path | None, report: FoldReport, layout: str | None) -> di
     if layout is not None:
         found[LAYOUT_KEY] = layout
     return found
+
+
+def _measured(report: CheckReport) -> dict[str, Any]:
+    """By output and kind of inputs the errors that the check measured, and what it allowed."""
+    return {
+        output.output: {
+            kind: {"model_error": errors.model_error, "file_error": errors.file_error, "allowed": errors.allowed}
+            for kind, errors in output.cases.items()
+        }
+        for output in report.outputs
+    }
 
 
 def _check_kept(kept: Path, path: Path, force: bool) -> None:

@@ -12,7 +12,7 @@ so that what is around the weights is written by protobuf, and the weights as th
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -85,6 +85,14 @@ def save(model: ir.Model, path: Path) -> None:
             file.write(head)
             _begin(file, _RAW_BYTES, tensor.nbytes)
             _write(file, tensor)
+
+
+def add_metadata(path: Path, properties: Mapping[str, str]) -> None:
+    """Adds to a file's metadata, at its end: fields of a list may stand anywhere, and what was there is not touched."""
+    added = onnx.ModelProto()
+    onnx.helper.set_model_props(added, dict(properties))
+    with path.open("ab") as file:
+        file.write(added.SerializeToString())
 
 
 def large_weights(model: ir.Model) -> list[ir.Value]:

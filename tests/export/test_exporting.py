@@ -52,6 +52,9 @@ def test_the_file_says_what_it_is(model, tmp_path):
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     assert json.loads(metadata["kbn.folds"]) == {"bn1": ["conv1"], "bn2": ["depthwise"], "bn3": ["dense"]}
     assert len(metadata["kbn.source_sha256"]) == 64
+    assert {f"{package}.version" for package in ("kbn", "keras", "tensorflow", "tf2onnx", "onnx")} <= set(metadata)
+    seeded = json.loads(metadata["kbn.check"])["classes"]["seeded"]
+    assert 0 < seeded["file_error"] <= seeded["allowed"]
     assert [value.name for value in proto.graph.input] == ["image"]
     assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     assert {opset.domain for opset in proto.opset_import} == {""}

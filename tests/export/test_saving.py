@@ -101,6 +101,17 @@ def test_one_file_where_it_holds_the_weights(tmp_path):
     assert (tmp_path / "m.onnx").stat().st_size == size
 
 
+def test_metadata_are_added_to_what_is_there(tmp_path):
+    save(model(90, 80), tmp_path / "m.onnx")
+    weights = onnx.load(tmp_path / "m.onnx").graph
+    saving.add_metadata(tmp_path / "m.onnx", {"a": "1", "b": "2"})
+    found = onnx.load(tmp_path / "m.onnx")
+    assert {entry.key: entry.value for entry in found.metadata_props} == {"kbn.version": "1", "a": "1", "b": "2"}
+    assert found.graph == weights
+    session = ort.InferenceSession(tmp_path / "m.onnx")
+    assert session.get_modelmeta().custom_metadata_map == {"kbn.version": "1", "a": "1", "b": "2"}
+
+
 @pytest.fixture
 def small_files(monkeypatch):
     monkeypatch.setattr(saving, "LARGEST_FILE", 20_000)
