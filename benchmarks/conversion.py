@@ -6,7 +6,7 @@ Each tool converts each model in a process of its own, the model already in memo
 disk (kbn's includes folding, not the check); memory is the peak above what was resident before. onnxsim and onnxslim work on
 tf2onnx's file, and their time and memory are theirs alone. The files stay in FOLDER as MODEL.TOOL.onnx, for latency.py.
 "checked" is kbn's check of the file against the model in float64 ("wrong" where an output is off by more than it allows,
-"fails" where onnxruntime cannot run it). A process gets 20 GiB at most. onnxsim and onnxslim are no dependencies of kbn:
+"fails" where onnxruntime cannot run it). A conversion gets 20 GiB at most. onnxsim and onnxslim are no dependencies of kbn:
 `pip install onnxsim onnxslim` fills their rows. Linux only.
 """
 

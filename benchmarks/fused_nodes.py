@@ -21,7 +21,7 @@ from alternating import console
 from keras import layers
 from rich.table import Table
 
-from kbn.export import bench, fold, marked_operations, tidying
+from kbn.export import bench, fold, marked_operations, tf2onnx_fixes, tidying
 from kbn.export.onnx_conversion import convert
 from kbn.export.saving import save
 
@@ -29,6 +29,11 @@ from kbn.export.saving import save
 def without_marker(*names):
     marked = tuple(operation for operation in marked_operations._MARKED if operation.name not in names)
     return lambda: mock.patch.object(marked_operations, "_MARKED", marked)
+
+
+def without_einsum():
+    handlers = {name: handler for name, handler in tf2onnx_fixes.HANDLERS.items() if name != "Einsum"}
+    return mock.patch.object(tf2onnx_fixes, "HANDLERS", handlers)
 
 
 def without_rules():
@@ -45,7 +50,7 @@ def recurrent(layer):
 
 
 CASES = [
-    ("MobileNetV3Small", "HardSwish as one node", without_marker("HardSwish", "HardSigmoid")),
+    ("MobileNetV3Small", "HardSwish and HardSigmoid", without_marker("HardSwish", "HardSigmoid")),
     ("MobileNetV3Small", "Pad into Conv, Min and Max as Clip", without_rules),
     ("MobileNetV3Small", "Reshapes gone", without_reshapes),
     ("EfficientNetB0", "Reshapes gone", without_reshapes),
@@ -54,6 +59,7 @@ CASES = [
     ("ConvNeXtTiny", "GELU as onnxruntime fuses it", without_marker("Gelu")),
     ("Transformer", "LayerNormalization as one node", without_marker("LayerNormalization")),
     ("Transformer", "GELU as onnxruntime fuses it", without_marker("Gelu")),
+    ("Transformer", "attention as MatMul", without_einsum),
     ("GRU", "GRU as one node", without_marker("GRU")),
     ("LSTM", "LSTM by its own marker", without_marker("LSTM")),
 ]

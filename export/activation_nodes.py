@@ -4,8 +4,8 @@
     hard_silu(x) = x * hard_sigmoid(x)                 HardSwish (opset 14)
     gelu(x) = x * (1 + erf(x / sqrt(2))) / 2           as it stands here, which onnxruntime makes one node of
 
-Keras writes the last as x / 2 * erfc(-x / sqrt(2)), which stays five nodes. MobileNetV3Small took 0.77 of its time with
-HardSwish (`benchmarks/fused_nodes.py`).
+Keras writes the last as x / 2 * erfc(-x / sqrt(2)), which stays five nodes. What these
+bring is measured by `benchmarks/fused_nodes.py`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from .wording import quote
 
 Array = NDArray[Any]
 
-_DRAWN_BELOW = 10  # every vocabulary has these token ids
+_DRAWN_BELOW = 10
 
 
 def inputs_of(runners: Sequence[Runner], batch: int, size: int, random: np.random.Generator, data: Any) -> list[Array]:

@@ -11,11 +11,11 @@ from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from .errors import BrokenModelError, UsageError
 from .runtime import LAYOUT_KEY
+from .sessions import session
 from .wording import quote, reason
 
 Array = NDArray[Any]
@@ -38,14 +38,9 @@ class Runner:
 
     def __init__(self, path: Path, threads: int) -> None:
         self.path = path
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 4  # what is fatal; all else comes back as an exception
-        # The threads of the file that ran last would spin on the cores of the one that runs now, for up to a second.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
         with self._told("Write it anew, and any file of weights beside it"):
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            # The threads of the file that ran last would spin on the cores of the one that runs now, for up to a second.
+            self._session = session(path, threads=threads, entries={"session.force_spinning_stop": "1"})
         self.ports = [Port(each.name, tuple(each.shape), self._dtype(each)) for each in self._session.get_inputs()]
         self.output_names = [value.name for value in self._session.get_outputs()]
         layout = self._session.get_modelmeta().custom_metadata_map.get(LAYOUT_KEY, "")
@@ -102,9 +97,9 @@ class Runner:
 
     def nanoseconds(self) -> int:
         """The time of a run; the outputs are freed after it."""
-        session, feeds = self._session, self._feeds
+        run, feeds = self._session.run, self._feeds
         start = perf_counter_ns()
-        outputs = session.run(None, feeds)
+        outputs = run(None, feeds)
         spent = perf_counter_ns() - start
         del outputs
         return spent

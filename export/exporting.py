@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,11 @@ from typing import Any
 import keras
 import onnx_ir as ir
 
-from .archive import load_model, sha256
+from .archive import load_model
 from .check_report import CheckReport
-from .errors import CheckFailedError, UsageError
-from .export_report import ExportReport, GraphSize
-from .fold_report import FoldReport
+from .describing import keras_size, measured, metadata, onnx_size
+from .errors import CheckFailedError, KbnError, UnsupportedError, UsageError
+from .export_report import ExportReport
 from .folding import fold
 from .lowering import KINDS, lower, lowered_path
 from .model_ports import Shapes, input_ports, output_ports, with_batch, with_inputs
@@ -27,9 +25,9 @@ from .onnx_conversion import convert
 from .onnx_folding import fold_onnx
 from .parity import check, common_shapes
 from .precision import has_precision, in_precision
-from .runtime import LAYOUT_KEY, Runtime
+from .runtime import Runtime
 from .samples import seeded_samples, user_samples
-from .saving import add_metadata, onnx_file, size_of
+from .saving import LARGEST_FILE, add_metadata, beside, onnx_file
 from .writing import check_output
 
 Progress = Callable[[str], None]
@@ -82,20 +80,21 @@ def export(
         What was folded, converted and measured.
 
     Raises:
-        CheckFailedError: the file departs from the model by more than rounding explains; nothing is written to `path`. Or
-            a lower precision overflows; then `path` is there, and the other file is not.
+        CheckFailedError: the file departs from the model by more than rounding explains; nothing is written to `path`.
         UsageError: a path or the data does not fit.
         UnsupportedError: the model has no exact conversion.
         BrokenModelError, UnsafeModelError: the model file is not sound.
+        CheckFailedError, UnsupportedError: a lower precision overflows, or the model has no such form. Then `path` is there,
+            and the message says what else.
     """
     path, kept = Path(path), None if keep_failed is None else Path(keep_failed)
     lower_kinds = [kind for kind, wanted in zip(KINDS, (float16, int8), strict=True) if wanted]
-    for output in (path, *(lowered_path(path, kind) for kind in lower_kinds)):
-        check_output(output, force)
-    if kept is not None:
-        _check_kept(kept, path, force)
+    _check_outputs([path, *(lowered_path(path, kind) for kind in lower_kinds)], kept, force)
     if int8 and data is None:
-        raise UsageError("int8 takes the ranges of its activations from data: give some hundred inputs as in use.")
+        raise UsageError(
+            "int8 takes the ranges of its activations from data, and there is none: give some hundred inputs as in use, with "
+            "--data (data=...)."
+        )
     ones_channel = not int8 if ones_channel is None else ones_channel
     clock = _Clock(progress)
     source = None if isinstance(model, keras.Model) else Path(model)
@@ -104,6 +103,13 @@ def export(
     if source is not None:
         original = load_model(source, custom_objects=custom_objects, allow_unsafe=allow_unsafe)
     original = with_inputs(original)
+    if 4 * original.count_params() > LARGEST_FILE:
+        if lower_kinds:
+            raise UnsupportedError(
+                f"Model {original.name!r} has more than 2 GiB of weights, of which kbn makes no {lower_kinds[0]} file; leave "
+                "that out."
+            )
+        check_output(beside(path), force)
     # What does not fit is told before the long work.
     if batch is not None:
         input_shapes = with_batch(original, batch, input_shapes, input_layout)
@@ -112,7 +118,7 @@ def export(
     output_names = unique([port.name for port in output_ports(original)], input_names)
     output_names = _renamed("output", output_names, rename_outputs)
     if data is not None:
-        next(user_samples(original, data))
+        next(user_samples(original, data, [port.own_shape for port in inputs]))
     clock.start("fold")
     single = original if has_precision(original, "float32") else in_precision(original, "float32")
     folded, fold_report = fold(single, ones_channel)
@@ -133,38 +139,60 @@ def export(
         converted = ir.from_proto(proto)
         fold_report.rows = [row for row in fold_report.rows if row.scale is not None] + found.rows
     layout = input_layout if any(port.transposition for port in inputs) else None
-    converted.metadata_props.update(_metadata(source, fold_report, layout))
+    converted.metadata_props.update(metadata(source, fold_report, layout))
     clock.start("check")
     with onnx_file(converted, path, force) as temporary:
         check_report = check(original, temporary, data, seed=seed)
         if not check_report.passed:
             raise CheckFailedError(_failure(check_report, converted, kept, force), check_report)
-        add_metadata(temporary, {"kbn.check": json.dumps(_measured(check_report))})
-        after = _onnx_size(converted, temporary)
-    lowered = []
-    batches = _batches(original, path, data, seed) if lower_kinds else []
-    for kind in lower_kinds:
-        clock.start(kind)
-        lowered.append(lower(converted, kind, batches, lowered_path(path, kind), force))
-    return ExportReport(
+        add_metadata(temporary, {"kbn.check": json.dumps(measured(check_report))})
+        after = onnx_size(converted, temporary)
+    report = ExportReport(
         path=path,
         fold=fold_report,
         check=check_report,
-        before=_keras_size(original, source),
+        before=keras_size(original, source),
         after=after,
         conversion=conversion.path,
         notes=conversion.notes,
         seconds=clock.stop(),
-        lowered=lowered,
     )
+    if lower_kinds:
+        _lower(report, converted, lower_kinds, _batches(original, path, data, seed), force, clock)
+    return report
+
+
+def _lower(
+    report: ExportReport,
+    model: ir.Model,
+    kinds: Sequence[str],
+    batches: Sequence[Mapping[str, Any]],
+    force: bool,
+    clock: _Clock,
+) -> None:
+    """Writes each kind that can be; what cannot is told when all were tried, with the report of what is there."""
+    failures = []
+    for kind in kinds:
+        clock.start(kind)
+        try:
+            report.lowered.append(lower(model, report.path, kind, batches, force))
+        except KbnError as error:
+            failures.append(error)
+    clock.stop()
+    if failures:
+        there = ", ".join(map(str, [report.path, *(each.path for each in report.lowered)]))
+        message = f"{' '.join(map(str, failures))} Written: {there}."
+        if isinstance(failures[0], CheckFailedError):
+            raise CheckFailedError(message, report) from failures[0]
+        raise type(failures[0])(message) from failures[0]
 
 
 def _batches(model: Any, path: Path, data: Any, seed: int) -> list[dict[str, Any]]:
     """The user's data, else seeded inputs of an ordinary range, as the file takes them."""
-    runtime = Runtime(path)
+    runtime = Runtime(path, as_written_only=True)
     shapes = common_shapes(model, runtime)
     samples = seeded_samples(model, seed, shapes) if data is None else user_samples(model, data, shapes)
-    return [feeds for sample in samples if sample.kind != "large range" for feeds in runtime.feeds(sample.arrays)]
+    return [runtime.feeds(sample.arrays) for sample in samples if sample.kind != "large range"]
 
 
 def _renamed(kind: str, names: list[str], renaming: Mapping[str, str] | None) -> list[str]:
@@ -194,35 +222,14 @@ class _Clock:
         return self._seconds
 
 
-def _metadata(source: Path | None, report: FoldReport, layout: str | None) -> dict[str, str]:
-    """What the file says of itself; `layout` is that of its images where it is not the model's own."""
-    folds = {row.layer: list(row.into) for row in report.rows if row.into}
-    found = {
-        **{f"{package}.version": version(package) for package in ("kbn", "keras", "tensorflow", "tf2onnx", "onnx")},
-        "kbn.folds": json.dumps(folds),
-        "kbn.kept": json.dumps([row.layer for row in report.rows if row.decision == "kept"]),
-    }
-    if source is not None:
-        found["kbn.source_sha256"] = sha256(source)
-    if layout is not None:
-        found[LAYOUT_KEY] = layout
-    return found
-
-
-def _measured(report: CheckReport) -> dict[str, Any]:
-    """By output and kind of inputs the errors that the check measured, and what it allowed."""
-    return {
-        output.output: {
-            kind: {"model_error": errors.model_error, "file_error": errors.file_error, "allowed": errors.allowed}
-            for kind, errors in output.cases.items()
-        }
-        for output in report.outputs
-    }
-
-
-def _check_kept(kept: Path, path: Path, force: bool) -> None:
-    if kept.resolve() == path.resolve():
-        raise UsageError(f"A file that fails the check cannot be kept as {str(path)!r}, where a proved one goes.")
+def _check_outputs(paths: Sequence[Path], kept: Path | None, force: bool) -> None:
+    """Refuses now what could not be written later."""
+    for path in paths:
+        check_output(path, force)
+    if kept is None:
+        return
+    if kept.resolve() in [path.resolve() for path in paths]:
+        raise UsageError(f"A file that fails the check cannot be kept as {str(kept)!r}, where a proved one goes.")
     check_output(kept, force)
 
 
@@ -231,18 +238,9 @@ def _failure(report: CheckReport, model: ir.Model, kept: Path | None, force: boo
     message = f"The ONNX file does not compute what the model computes: {'; '.join(report.faults())}."
     if kept is None:
         return f"{message} Nothing was written; --keep-failed FILE keeps the file that failed."
-    with onnx_file(model, kept, force):
-        pass
+    try:
+        with onnx_file(model, kept, force):
+            pass
+    except KbnError as error:
+        return f"{message} It could not be kept: {error}"
     return f"{message} The file that failed is kept as {str(kept)!r}."
-
-
-def _keras_size(model: keras.Model, source: Path | None) -> GraphSize:
-    leaves = [layer for layer in model._flatten_layers(include_self=False) if not isinstance(layer, keras.Model)]
-    operators = Counter(type(layer).__name__ for layer in leaves if not isinstance(layer, keras.layers.InputLayer))
-    return GraphSize(dict(operators), model.count_params(), source.stat().st_size if source else None)
-
-
-def _onnx_size(model: ir.Model, path: Path) -> GraphSize:
-    operators = Counter(node.op_type for node in model.graph)
-    weights = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
-    return GraphSize(dict(operators), sum(tensor.size for tensor in weights), size_of(path, model))

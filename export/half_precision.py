@@ -16,12 +16,12 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 from onnx_ir.passes.common import TopologicalSortPass
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from .errors import KbnError, UnsupportedError
 from .naming import unique
+from .sessions import session
 from .wording import quote, reason
 
 _LARGEST = float(np.finfo(np.float16).max)
@@ -55,7 +55,8 @@ def to_float16(proto: onnx.ModelProto) -> onnx.ModelProto:
         TopologicalSortPass()(model)  # the converter appends its Casts at the end
         lowered = ir.to_proto(model)
         onnx.checker.check_model(lowered, full_check=True)
-        _load(lowered)
+        for optimised in (False, True):
+            session(lowered.SerializeToString(), optimised=optimised)
     except KbnError:
         raise
     except Exception as error:  # the converter asserts, onnx and onnxruntime have errors without a common base
@@ -107,11 +108,3 @@ def _name_casts(graph: ir.Graph) -> None:
         node.name = name
         if inner is not None:
             inner.name = f"{name}:float16"
-
-
-def _load(proto: onnx.ModelProto) -> None:
-    levels = onnxruntime.GraphOptimizationLevel
-    for level in (levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_ALL):
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level, options.log_severity_level = level, 4
-        onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])

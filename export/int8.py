@@ -26,6 +26,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from .errors import UnsupportedError, UsageError
+from .sessions import session
 from .wording import quote, reason
 
 Batch = Mapping[str, NDArray[Any]]
@@ -79,7 +80,7 @@ def to_int8(proto: onnx.ModelProto, batches: Sequence[Batch]) -> onnx.ModelProto
             quantize_static(prepared, quantised, _Reader(batches), **_SETTINGS)
             lowered = onnx.load(quantised)
         onnx.checker.check_model(lowered)
-        _load(lowered)
+        session(lowered.SerializeToString())
     except Exception as error:  # onnx, onnxruntime and its quantiser have errors without a common base
         raise UnsupportedError(
             f"onnxruntime cannot quantise the model: {reason(error)}. Keep float32 or float16."
@@ -100,7 +101,11 @@ def _check_batches(proto: onnx.ModelProto, batches: Sequence[Batch]) -> None:
             "int8 needs calibration data, and there is none: give some hundred inputs as the model meets them."
         )
     weights = {tensor.name for tensor in proto.graph.initializer}
-    names = {value.name for value in proto.graph.input} - weights
+    ports = [value for value in proto.graph.input if value.name not in weights]
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in ports
+    }  # 0 where free
+    names = set(shapes)
     for batch in batches:
         if set(batch) != names:
             raise UsageError(
@@ -108,6 +113,12 @@ def _check_batches(proto: onnx.ModelProto, batches: Sequence[Batch]) -> None:
                 f"{', '.join(map(quote, sorted(names)))}; give an array for each."
             )
         for name, array in batch.items():
+            shape = shapes[name]
+            if array.ndim != len(shape) or any(b not in (0, a) for a, b in zip(array.shape, shape, strict=True)):
+                expected = ", ".join(str(size or "any") for size in shape)
+                raise UsageError(
+                    f"The calibration data for input {quote(name)} have shape {array.shape}, not ({expected})."
+                )
             if array.size == 0 or (array.dtype.kind == "f" and not np.isfinite(array).all()):
                 raise UsageError(
                     f"The calibration data for input {quote(name)} are empty or hold NaN or infinity, of which no range can "
@@ -122,12 +133,6 @@ class _Reader(CalibrationDataReader):
     def get_next(self) -> dict[str, NDArray[Any]] | None:
         batch = next(self._batches, None)
         return None if batch is None else dict(batch)
-
-
-def _load(proto: onnx.ModelProto) -> None:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 @contextmanager

@@ -68,6 +68,8 @@ def bench(
     """
     files = [Path(path) for path in ([paths] if isinstance(paths, str | PathLike) else paths)]
     size = SIZE if size is None else size
+    if seed < 0:
+        raise UsageError(f"The seed must be 0 or more; found {seed}.")
     _check(files, threads, batch_sizes, rounds, warm_up, size)
     names = names_of(files)
     settings = []
@@ -121,9 +123,8 @@ def _differences(runners: Sequence[Runner]) -> list[tuple[Difference, ...]]:
     found = []
     for runner in runners:
         outputs = first if runner is runners[0] else runner.run()
-        names = max(runners[0].output_names, runner.output_names, key=len)
-        pairs = zip(names, zip_longest(outputs, first), strict=True)
-        found.append(tuple(Difference.between(name, ours, theirs) for name, (ours, theirs) in pairs))
+        both = zip_longest(runners[0].output_names, runner.output_names, first, outputs)
+        found.append(tuple(Difference.between(name or own, ours, theirs) for name, own, theirs, ours in both))
     return found
 
 

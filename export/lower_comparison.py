@@ -8,7 +8,8 @@ computes a chain of such nodes in float32 and rounds to float16 what is an outpu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -16,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 
 from .errors import BrokenModelError, CheckFailedError, UsageError
 from .lower_report import LayerNoise, LowerReport, OutputNoise, signal_to_noise
+from .sessions import session
 from .wording import quote, reason
 
 Array = NDArray[Any]
@@ -34,6 +35,7 @@ def compare_lowered(
     batches: Sequence[Mapping[str, Array]],
     kind: str,
     path: str | PathLike[str],
+    float32_bytes: int | None = None,
 ) -> LowerReport:
     """Runs both files on the batches.
 
@@ -42,6 +44,7 @@ def compare_lowered(
         batches: per batch an array for each input by name.
         kind: "float16" or "int8".
         path: where the lowered file goes, for the report.
+        float32_bytes: the size of the float32 file, for the report; None for that of the model alone.
 
     Returns:
         The departure of each output and of each layer, over all batches.
@@ -55,44 +58,35 @@ def compare_lowered(
         raise UsageError("Without data the lowered file cannot be compared with the float32 one: give some inputs.")
     outputs = [value.name for value in float32.graph.output]
     traced = _traced(float32, lowered)
-    try:
-        sessions = (
-            _session(_with_outputs(float32, [name for _, name, _ in traced]), optimised=False),
-            _session(_with_outputs(lowered, [name for _, _, name in traced]), optimised=False),
-            _session(lowered, optimised=True),
-        )
-        written = [_Noise() for _ in outputs]
-        optimised = [_Noise() for _ in outputs]
-        inner = [_Noise() for _ in traced]
-        for batch in batches:
-            names = [*outputs, *(name for _, name, _ in traced)]
-            expected = sessions[0].run(names, dict(batch))
-            found = sessions[1].run([*outputs, *(name for _, _, name in traced)], dict(batch))
-            for noise, y, z in zip([*written, *inner], expected, found, strict=True):
+    inside = [name for _, name, _ in traced]
+    reference = _Way(kind, _with_outputs(float32, inside), [*outputs, *inside], optimised=False)
+    inside = [name for _, _, name in traced]
+    ways = (
+        _Way(kind, _with_outputs(lowered, inside), [*outputs, *inside], optimised=False),
+        _Way(kind, lowered, outputs, optimised=True),
+    )
+    noises = [[_Noise() for _ in way.names] for way in ways]
+    for batch in batches:
+        expected = reference.run(batch)
+        for way, measured in zip(ways, noises, strict=True):
+            for noise, y, z in zip(measured, expected[: len(way.names)], way.run(batch), strict=True):
                 noise.add(y, z)
-            for noise, y, z in zip(
-                optimised, expected[: len(outputs)], sessions[2].run(outputs, dict(batch)), strict=True
-            ):
-                noise.add(y, z)
-    except Exception as error:  # onnxruntime's have no common base
-        raise BrokenModelError(
-            f"onnxruntime cannot run the {kind} file beside the float32 one: {reason(error)}."
-        ) from error
+    (written, inner), optimised = (noises[0][: len(outputs)], noises[0][len(outputs) :]), noises[1]
     first = next((layer for (layer, _, _), noise in zip(traced, inner, strict=True) if noise.lost), None)
     of_output = {name: noise for (_, name, _), noise in zip(traced, inner, strict=True)}
-    ways = {
+    by_output = {
         name: [*both, *([of_output[name]] if name in of_output else [])]
         for name, *both in zip(outputs, written, optimised, strict=True)
     }
-    lost = [name for name, noises in ways.items() if any(noise.lost for noise in noises)]
+    lost = [name for name, found in by_output.items() if any(noise.lost for noise in found)]
     if lost or first is not None:
         raise CheckFailedError(_overflow(kind, lost, first))
     return LowerReport(
         kind=kind,
         path=Path(path),
-        bytes_before=float32.ByteSize(),
+        bytes_before=float32.ByteSize() if float32_bytes is None else float32_bytes,
         bytes_after=lowered.ByteSize(),
-        outputs=[max(noises, key=lambda noise: noise.noise).output(name) for name, noises in ways.items()],
+        outputs=[max(found, key=lambda noise: noise.noise).output(name) for name, found in by_output.items()],
         layers=list(
             {
                 layer: LayerNoise(layer, name, signal_to_noise(noise.signal, noise.noise))
@@ -101,6 +95,30 @@ def compare_lowered(
             }.values()
         ),
     )
+
+
+class _Way:
+    """A model in onnxruntime, which gives these tensors."""
+
+    def __init__(self, kind: str, proto: onnx.ModelProto, names: Sequence[str], optimised: bool) -> None:
+        self.names = names
+        self._kind = kind
+        with self._told():
+            self._session = session(proto.SerializeToString(), optimised=optimised)
+
+    def run(self, batch: Mapping[str, Array]) -> list[Any]:
+        with self._told():
+            return list(self._session.run(self.names, dict(batch)))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # onnxruntime's have no common base
+            raise BrokenModelError(
+                f"onnxruntime cannot run the {self._kind} file beside the float32 one: {reason(error)}. Give data as the "
+                "model takes it, or keep float32."
+            ) from error
 
 
 @dataclass
@@ -154,10 +172,11 @@ def _traced(float32: onnx.ModelProto, lowered: onnx.ModelProto) -> list[tuple[st
     there = {name for node in lowered.graph.node for name in node.output}
     known = {name for node in float32.graph.node for name in node.output}
     # A CPU skips the Cast to float16 and back before a float32 output: what is rounded, or overflows, is the Cast's input.
+    fresh = there - known
     casts = {
         node.output[0]: node.input[0]
         for node in lowered.graph.node
-        if node.op_type == "Cast" and node.output[0] in known and node.input[0] in there - known
+        if node.op_type == "Cast" and node.output[0] in known and node.input[0] in fresh
     }
     found = []
     for node in float32.graph.node:
@@ -177,13 +196,6 @@ def _with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelPro
     present = {value.name for value in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
     return model
-
-
-def _session(proto: onnx.ModelProto, optimised: bool) -> Any:
-    levels, options = onnxruntime.GraphOptimizationLevel, onnxruntime.SessionOptions()
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
-    options.log_severity_level = 4  # what is fatal; all else comes back as an exception
-    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _overflow(kind: str, lost: Sequence[str], first: str | None) -> str:

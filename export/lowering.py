@@ -13,12 +13,10 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .errors import UnsupportedError
 from .half_precision import to_float16
 from .int8 import to_int8
 from .lower_comparison import compare_lowered
 from .lower_report import LowerReport
-from .saving import LARGEST_FILE, weight_bytes
 from .writing import output_file
 
 KINDS = ("float16", "int8")
@@ -31,29 +29,28 @@ def lowered_path(path: Path, kind: str) -> Path:
 
 
 def lower(
-    model: ir.Model, kind: str, batches: Sequence[Mapping[str, NDArray[Any]]], path: Path, force: bool = False
+    model: ir.Model, source: Path, kind: str, batches: Sequence[Mapping[str, NDArray[Any]]], force: bool = False
 ) -> LowerReport:
-    """Writes the model in a lower precision and measures it against the model.
+    """Writes the model in a lower precision, at `lowered_path(source, kind)`, and measures it against the model.
 
     Args:
-        model: a float32 model, of less than 2 GiB.
+        model, source: a float32 model, of less than 2 GiB, and its file.
         kind: one of KINDS.
         batches: per batch an array for each input by name; int8 takes its ranges from them, and both are measured on them.
-        path: where the new file goes.
         force: replace a file that is there.
 
     Raises:
         UnsupportedError: the model has no such form.
         CheckFailedError: it gives NaN or infinity where the float32 model is finite. Nothing is written in either case.
         UsageError: the path cannot be written, or the batches do not fit.
+        BrokenModelError: onnxruntime cannot run one of the files.
     """
-    if weight_bytes(model) > LARGEST_FILE:
-        raise UnsupportedError(f"The model has more than 2 GiB of weights, of which kbn makes no {kind} file.")
+    path = lowered_path(source, kind)
     float32 = ir.to_proto(model)
     lowered = to_float16(float32) if kind == "float16" else to_int8(float32, batches)
     properties = {entry.key: entry.value for entry in lowered.metadata_props} | {PRECISION_KEY: kind}
     onnx.helper.set_model_props(lowered, properties)
-    report = compare_lowered(float32, lowered, batches, kind, path)
+    report = compare_lowered(float32, lowered, batches, kind, path, source.stat().st_size)
     with output_file(path, force) as temporary:
         onnx.save(lowered, temporary)
     return report

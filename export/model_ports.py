@@ -127,12 +127,15 @@ def input_ports(model: Any, input_layout: str | None, shapes: Shapes | None = No
 def with_batch(model: Any, batch: int, shapes: Shapes | None = None, input_layout: str | None = None) -> Shapes:
     """The shapes, with this many examples in every input that the model has a free batch axis for.
 
-    Raises UsageError where a batch is given there already.
+    Raises UsageError where the model, or the shape given, has another batch.
     """
     found = {}
     for port in input_ports(model, input_layout, shapes):
         if port.shape[0] not in (None, batch):
-            raise UsageError(f"Input {port.name!r} has a batch of {port.shape[0]}, where {batch} was asked for.")
+            raise UsageError(
+                f"Input {port.name!r} has a batch of {port.shape[0]}, where {batch} was asked for. Leave out the batch, or the "
+                "shape of that input."
+            )
         found[port.name] = (batch, *port.shape[1:])
     return found
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 
 from .errors import CheckFailedError
+from .sessions import session
 from .wording import reason
 
 _LARGEST_SIZE = 32  # of a dynamic axis
@@ -45,15 +45,14 @@ def compare(original: onnx.ModelProto, folded: onnx.ModelProto, seed: int = 0) -
     Raises:
         CheckFailedError: they do not agree.
     """
-    levels = onnxruntime.GraphOptimizationLevel
     try:
-        plain = _session(original, levels.ORT_DISABLE_ALL)
+        plain = session(original.SerializeToString(), optimised=False)
         feeds = _random_inputs(plain, np.random.default_rng(seed))
-        truth, optimised = plain.run(None, feeds), _session(original, levels.ORT_ENABLE_ALL).run(None, feeds)
+        truth, optimised = plain.run(None, feeds), session(original.SerializeToString()).run(None, feeds)
     except Exception as error:  # onnxruntime's have no common base
         return f"the original does not run on random inputs: {reason(error)}"
     try:
-        found = _session(folded, levels.ORT_DISABLE_ALL).run(None, feeds)
+        found = session(folded.SerializeToString(), optimised=False).run(None, feeds)
     except Exception as error:
         raise CheckFailedError(
             f"The folded file does not run, where the original does: {reason(error)}. Nothing was written; please report it."
@@ -77,22 +76,16 @@ def compare(original: onnx.ModelProto, folded: onnx.ModelProto, seed: int = 0) -
 def runs(model: onnx.ModelProto) -> bool:
     """Whether onnxruntime takes the model."""
     try:
-        _session(model, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
+        session(model.SerializeToString(), optimised=False)
     except Exception:  # onnxruntime's have no common base
         return False
     return True
 
 
-def _session(model: onnx.ModelProto, level: Any) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level, options.log_severity_level = level, 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _random_inputs(session: Any, random: np.random.Generator) -> dict[str, NDArray[Any]]:
+def _random_inputs(runner: Any, random: np.random.Generator) -> dict[str, NDArray[Any]]:
     sizes: dict[str, int] = {}
     feeds = {}
-    for value in session.get_inputs():
+    for value in runner.get_inputs():
         shape = [
             size if isinstance(size, int) else sizes.setdefault(str(size), 2 if axis == 0 else _LARGEST_SIZE)
             for axis, size in enumerate(value.shape)

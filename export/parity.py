@@ -59,6 +59,8 @@ def check(
         UnsupportedError: the model was never built, or has a layer that cannot be copied from its configuration.
         BrokenModelError: onnxruntime cannot load or run the file.
     """
+    if seed < 0:
+        raise UsageError(f"The seed must be 0 or more; found {seed}.")
     if not isinstance(model, keras.Model):
         model = load_model(model, custom_objects=custom_objects, allow_unsafe=allow_unsafe)
     model = with_inputs(model)

@@ -7,7 +7,8 @@
     kernel, bias     (F, gates U), (gates U)     (1, gates U, F), (1, 2 gates U): input's, then recurrent
 
 `go_backwards` is `direction="reverse"`, whose sequence Keras has in the order of processing. Traced as they stand both are
-loops, of which tf2onnx knows the LSTM with its default activations. What has a mask, or other activations, stays a loop.
+loops, of which tf2onnx knows the LSTM with its default activations. What has a mask,
+other activations, `recurrent_dropout` or `use_cudnn=False` is traced as Keras' loop, as before.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from tf2onnx import utils
 
 from .markers import Marked, mark
 
-_ACTIVATIONS = {
-    keras.activations.sigmoid: "Sigmoid",
-    keras.activations.tanh: "Tanh",
-    keras.activations.relu: "Relu",
-    keras.activations.hard_sigmoid: "HardSigmoid",
-    keras.activations.softsign: "Softsign",
-    keras.activations.softplus: "Softplus",
-}
+_ACTIVATIONS = (
+    (keras.activations.sigmoid, "Sigmoid"),
+    (keras.activations.tanh, "Tanh"),
+    (keras.activations.relu, "Relu"),
+    (keras.activations.hard_sigmoid, "HardSigmoid"),
+    (keras.activations.softsign, "Softsign"),
+    (keras.activations.softplus, "Softplus"),
+)
 _GATES = {"LSTM": (0, 3, 1, 2), "GRU": (0, 1, 2)}
 
 
@@ -81,9 +82,10 @@ def _gru(
 
 def _names(mask: Any, time_major: bool, *activations: Any) -> list[str]:
     """The names of the activations; NotImplementedError, on which Keras takes its loop, where ONNX has no such node."""
-    if mask is not None or time_major or not all(activation in _ACTIVATIONS for activation in activations):
+    names = [name for activation in activations for function, name in _ACTIVATIONS if function is activation]
+    if mask is not None or time_major or len(names) != len(activations):
         raise NotImplementedError
-    return [_ACTIVATIONS[activation] for activation in activations]
+    return names
 
 
 class _Node:

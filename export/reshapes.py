@@ -52,7 +52,8 @@ def _reshape_in_place_of(model: ir.Model, transpose: ir.Node) -> None:
     x, output = transpose.inputs[0], transpose.outputs[0]
     if x is None or x.shape is None or output.shape is None:
         return
-    moved = [axis for axis in transpose.attributes.get_ints("perm") if x.shape[axis] != 1]
+    order = transpose.attributes.get_ints("perm", tuple(reversed(range(len(x.shape)))))
+    moved = [axis for axis in order if x.shape[axis] != 1]
     sizes = [size if isinstance(size, int) else -1 for size in output.shape]
     if moved != sorted(moved) or sizes.count(-1) > 1 or 0 in sizes:
         return
@@ -96,8 +97,7 @@ def _keep_dimensions(model: ir.Model, last: ir.Node) -> None:
     kept = ir.Shape([1 if axis in axes else size for axis, size in enumerate(x.shape)])
     if len(kept) != len(shape) or any(shape[axis] != 1 for axis in axes):
         return
-    others = [axis for axis in range(len(shape)) if axis not in axes and shape[axis] != kept[axis]]
-    if len(others) > 1 or any(isinstance(shape[axis], int) and isinstance(kept[axis], int) for axis in others):
+    if not _same_sizes(kept, shape):
         return
     reduction.attributes["keepdims"] = ir.AttrInt64("keepdims", 1)
     reduction.outputs[0].shape = shape
@@ -136,9 +136,13 @@ def _read_once(value: ir.Value) -> bool:
 
 def _same_shape(value: ir.Value | None, shape: ir.Shape | None) -> bool:
     """Whether a tensor of as many elements must have this shape: all sizes are equal, but for one that may be unknown."""
-    if value is None or value.shape is None or shape is None or len(value.shape) != len(shape):
+    return value is not None and value.shape is not None and shape is not None and _same_sizes(value.shape, shape)
+
+
+def _same_sizes(found: ir.Shape, shape: ir.Shape) -> bool:
+    if len(found) != len(shape):
         return False
-    others = [(a, b) for a, b in zip(value.shape, shape, strict=True) if not (isinstance(a, int) and a == b)]
+    others = [(a, b) for a, b in zip(found, shape, strict=True) if not (isinstance(a, int) and a == b)]
     unknown = [(a, b) for a, b in others if isinstance(a, int) or isinstance(b, int) or a.value is None or a != b]
     return not unknown or (len(others) == 1 and not all(isinstance(size, int) for size in others[0]))
 

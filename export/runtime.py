@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from .errors import BrokenModelError, UsageError
+from .sessions import session
 from .wording import reason
 
 Array = NDArray[Any]
@@ -47,10 +47,14 @@ class Runtime:
     def __init__(self, path: Path, content: bytes | None = None, as_written_only: bool = False) -> None:
         if not path.is_file():
             raise UsageError(f"There is no ONNX file {str(path)!r}. Write one with `kbn export MODEL {path.name}`.")
-        self._path, self._content = path, content
-        levels = onnxruntime.GraphOptimizationLevel
-        wanted = [levels.ORT_DISABLE_ALL] if as_written_only else [levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_ALL]
-        self._sessions = [self._session(level) for level in wanted]
+        self._path = path
+        with self._told():
+            self._sessions = [
+                session(
+                    content or path, optimised=optimised, weights_folder=path.absolute().parent if content else None
+                )
+                for optimised in ([False] if as_written_only else [False, True])
+            ]
         metadata = self._sessions[0].get_modelmeta().custom_metadata_map
         self._axes = _AXES.get(metadata.get(LAYOUT_KEY))
         self._inputs = self._sessions[0].get_inputs()
@@ -62,50 +66,25 @@ class Runtime:
         """The outputs for these inputs in the file's order, a list per optimisation level.
 
         Raises:
-            UsageError: an array has a type or shape that the file does not take.
+            UsageError: an array has a type that the file does not take.
             BrokenModelError: the file fails while it runs.
         """
+        feeds = self.feeds(arrays)
         with self._told():
-            parts = [[session.run(None, feeds) for session in self._sessions] for feeds in self.feeds(arrays)]
-        if len(parts) == 1:
-            return parts[0]
-        return [[np.concatenate(pieces) for pieces in zip(*level, strict=True)] for level in zip(*parts, strict=True)]
+            return [each.run(None, feeds) for each in self._sessions]
 
-    def feeds(self, arrays: Sequence[Array]) -> list[dict[str, Array]]:
+    def feeds(self, arrays: Sequence[Array]) -> dict[str, Array]:
         """The arrays, which are as the Keras model takes them, as the file does: by name, in its layout and type.
-
-        One entry; or several, of as many examples as the file takes at a time.
 
         Raises:
             UsageError: an array has a type that the file does not take.
         """
-        fixed = next((shape[0] for shape in self.input_shapes if shape and isinstance(shape[0], int)), 0)
-        count = len(arrays[0]) if arrays and arrays[0].ndim else 0
-        starts = range(0, count, fixed) if fixed and count > fixed and count % fixed == 0 else [0]
-        return [
-            {
-                value.name: self._as_declared(array[start : start + fixed] if len(starts) > 1 else array, value)
-                for value, array in zip(self._inputs, arrays, strict=True)
-            }
-            for start in starts
-        ]
+        return {value.name: self._as_declared(array, value) for value, array in zip(self._inputs, arrays, strict=True)}
 
     def _as_model_has_it(self, shape: list[Any]) -> list[Any]:
         if self._axes is None or len(shape) != 4:
             return shape
         return [shape[self._axes.index(axis)] for axis in range(4)]
-
-    def _session(self, level: Any) -> Any:
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = level
-        options.log_severity_level = 4  # what is fatal; all else comes back as an exception
-        if self._content:  # weights beside the file are looked for beside the process otherwise
-            folder = str(self._path.absolute().parent)
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        with self._told():
-            return onnxruntime.InferenceSession(
-                self._content or str(self._path), options, providers=["CPUExecutionProvider"]
-            )
 
     def _as_declared(self, array: Array, declared: Any) -> Array:
         if declared.type not in _NUMPY:

@@ -115,10 +115,7 @@ def user_samples(
             f"The data must hold the same number of examples, at least one, for each input; found {found}."
         )
     fixed = next((shape[0] for shape in shapes if shape[0] is not None), None)
-    count = counts.pop()
-    # Where the file alone has a fixed batch, the model takes several of them at once.
-    free = all(tensor.shape[0] is None for tensor in model.inputs)
-    step = batch_size if fixed is None else fixed * (max(1, batch_size // fixed) if free else 1)
+    count, step = counts.pop(), fixed or batch_size
     if fixed and count % fixed:
         raise UsageError(
             f"The inputs take batches of exactly {fixed}; the data holds {count} examples, not a multiple."

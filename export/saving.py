@@ -21,17 +21,18 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from .writing import check_output, output_file
+from .writing import output_file
 
 LARGEST_FILE = 2**31 - 2**20  # bytes of weights that fit into one protobuf message, beside the graph
-_LARGE = 4096  # bytes from which a weight is kept out of protobuf's hands
+_LARGE = 4096  # bytes above which a weight is kept out of protobuf's hands
 
 _GRAPH, _TENSOR, _RAW_BYTES = 7, 5, 9
 
 
 def weight_bytes(model: ir.Model) -> int:
-    """The bytes of all initializers."""
-    return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    """The bytes of all initializers, those of branches and loops too."""
+    weights = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
+    return sum(tensor.nbytes for tensor in weights if tensor is not None)
 
 
 @contextmanager
@@ -47,18 +48,21 @@ def onnx_file(model: ir.Model, path: Path, force: bool = False) -> Iterator[Path
             save(model, temporary)
             yield temporary
             return
-        beside = path.with_name(f"{path.name}.data")
-        check_output(beside, force)
-        with output_file(beside, force) as weights:
+        with output_file(beside(path), force) as weights:
             ir.save(model, temporary, external_data=weights.name, size_threshold_bytes=_LARGE)
             yield temporary
-            _refer_to(temporary, beside.name)
+            _refer_to(temporary, beside(path).name)
 
 
-def size_of(path: Path, model: ir.Model) -> int:
-    """The bytes that the model takes on disk: its file, and weights beside it."""
-    size = path.stat().st_size
-    return size if weight_bytes(model) <= LARGEST_FILE else size + weight_bytes(model)
+def beside(path: Path) -> Path:
+    """Where weights go that the file cannot hold."""
+    return path.with_name(f"{path.name}.data")
+
+
+def size_of(path: Path) -> int:
+    """The bytes that a file of `onnx_file` takes on disk, weights beside it included."""
+    locations = {entry.value for entry in _external(onnx.load(path, load_external_data=False).graph)}
+    return path.stat().st_size + sum((path.parent / location).stat().st_size for location in locations)
 
 
 def save(model: ir.Model, path: Path) -> None:
@@ -69,12 +73,10 @@ def save(model: ir.Model, path: Path) -> None:
         shell = ir.to_proto(model)
     shell.ClearField("graph")
     fields = []
-    for value in weights:
-        tensor = value.const_value
-        if tensor is None:
-            continue
+    for name, tensor in [(value.name, value.const_value) for value in weights]:
+        assert tensor is not None  # large_weights gives no others
         dims = tensor.shape.numpy()
-        head = onnx.TensorProto(name=value.name, data_type=int(tensor.dtype), dims=dims).SerializeToString()
+        head = onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=dims).SerializeToString()
         fields.append((head, tensor, len(head) + _field_size(_RAW_BYTES, tensor.nbytes)))
     with path.open("wb") as file:
         file.write(shell.SerializeToString())
@@ -142,8 +144,16 @@ def _varint(number: int) -> bytes:
 def _refer_to(path: Path, location: str) -> None:
     """Gives the file of weights, which the model was checked with under another name, the name that it will have."""
     model = onnx.load(path, load_external_data=False)
-    for tensor in model.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = location
+    for entry in _external(model.graph):
+        entry.value = location
     path.write_bytes(model.SerializeToString())
+
+
+def _external(graph: onnx.GraphProto) -> Iterator[onnx.StringStringEntryProto]:
+    """The entries that tell where weights lie, of branches and loops too."""
+    for tensor in graph.initializer:
+        yield from (entry for entry in tensor.external_data if entry.key == "location")
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _external(attribute.g)

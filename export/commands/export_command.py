@@ -99,8 +99,9 @@ def export(
                 progress=step,
             )
         except CheckFailedError as failure:
-            if failure.report is not None:
-                show(failure.report, as_json, report_file)  # type: ignore[arg-type]  # export gives its report
+            if failure.report is None:
+                raise
+            show(failure.report, as_json, report_file)  # type: ignore[arg-type]  # export gives its report
             tell(str(failure))
             raise typer.Exit(failure.exit_code) from failure
     show(report, as_json, report_file)

@@ -17,7 +17,7 @@ Data = Annotated[
         metavar="FILE", help="Real inputs for the check: .npy, or .npz with an array per input.", show_default=False
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of the check's random inputs.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the check's random inputs.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace the output if it exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 ReportFile = Annotated[

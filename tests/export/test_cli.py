@@ -302,6 +302,69 @@ def test_a_failed_check_shows_the_report_and_leaves_no_file(folder, tmp_path, ru
     assert list(tmp_path.iterdir()) == []
 
 
+def test_sizes_names_and_lower_precision(folder, tmp_path, run):
+    options = [
+        "--batch",
+        5,
+        "--rename-inputs",
+        "image=x",
+        "--rename-outputs",
+        "classes=y",
+        "--input-shape",
+        "image=?,8,8,3",
+    ]
+    done = run(
+        "export",
+        folder / "model.keras",
+        tmp_path / "m.onnx",
+        "--data",
+        folder / "images.npy",
+        "--int8",
+        *options,
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    (lowered,) = json.loads(done.stdout)["lowered"]
+    assert lowered["kind"] == "int8"
+    proto = onnx.load(tmp_path / "m.int8.onnx")
+    assert [value.name for value in (*proto.graph.input, *proto.graph.output)] == ["x", "y"]
+    assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 5
+
+
+def test_overflow_in_float16_is_one_document_and_one_paragraph(tmp_path, run):
+    inputs = keras.Input((4,), name="x")
+    big = layers.Dense(3, kernel_initializer=keras.initializers.Constant(300.0), name="big")
+    keras.Model(inputs, layers.Activation("tanh")(big(inputs))).save(tmp_path / "m.keras")
+    np.save(tmp_path / "x.npy", np.full((2, 4), 100.0))
+    line = ["export", tmp_path / "m.keras", tmp_path / "m.onnx", "--data", tmp_path / "x.npy", "--float16", "--json"]
+    done = run(*line)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["passed"]  # the float32 file is there, and proved
+    assert "'big'" in done.stderr
+    assert not (tmp_path / "m.float16.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--batch", "0"],
+        ["--seed", "-1"],
+        ["--input-shape", "image"],
+        ["--input-shape", "image=1,8,8,4"],
+        ["--rename-outputs", "x=y"],
+        ["--opset", "3"],
+        ["--int8"],
+        ["--float16", "--keep-failed", "KEPT"],
+    ],
+)
+def test_options_that_do_not_fit(folder, tmp_path, run, options):
+    options = [tmp_path / "m.float16.onnx" if option == "KEPT" else option for option in options]
+    done = run("export", folder / "model.keras", tmp_path / "m.onnx", *options)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_no_file_and_says_so(folder, tmp_path, run, monkeypatch, number):
     monkeypatch.setattr("kbn.export.exporting.check", lambda *_, **__: os.kill(os.getpid(), number))

@@ -131,7 +131,7 @@ def test_settings_are_threads_by_batch_sizes_and_reach_onnxruntime(three, runs, 
 
     def session(path, options, providers):
         assert options.get_session_config_entry("session.force_spinning_stop") == "1"
-        made.append((options.intra_op_num_threads, options.inter_op_num_threads, options.execution_mode, providers))
+        made.append((options.intra_op_num_threads, options.execution_mode, providers))
         return recording(path, options, providers=providers)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
@@ -139,7 +139,7 @@ def test_settings_are_threads_by_batch_sizes_and_reach_onnxruntime(three, runs, 
     report = bench(three[:1], threads=(1, 2, 1), batch_sizes=(1, 4), rounds=1, progress=told.append)
     assert [(each.threads, each.batch_size) for each in report.settings] == [(1, 1), (1, 4), (2, 1), (2, 4)]
     sequential = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    assert made == [(count, 1, sequential, ["CPUExecutionProvider"]) for count in (1, 1, 2, 2)]
+    assert made == [(count, sequential, ["CPUExecutionProvider"]) for count in (1, 1, 2, 2)]
     assert told == ["1 thread, batch 1", "1 thread, batch 4", "2 threads, batch 1", "2 threads, batch 4"]
     assert {feeds["x"].shape for _, feeds, _ in runs} == {(1, 3), (4, 3)}
     assert report.settings[1].inputs == (("x", "float32", (4, 3)),)

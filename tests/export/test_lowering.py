@@ -7,7 +7,7 @@ import onnxruntime as ort
 import pytest
 from keras import layers
 
-from kbn.export import export, lowering
+from kbn.export import export, exporting
 from kbn.export.errors import CheckFailedError, UnsupportedError, UsageError
 from kbn.export.lowering import PRECISION_KEY, lowered_path
 from trained_models import randomized
@@ -87,10 +87,21 @@ def test_int8_has_no_ones_channels_unless_asked_for(tmp_path):
 
 
 def test_a_model_that_one_file_does_not_hold(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(lowering, "LARGEST_FILE", 100)
+    monkeypatch.setattr(exporting, "LARGEST_FILE", 100)
     with pytest.raises(UnsupportedError, match="more than 2 GiB"):
         export(model, tmp_path / "m.onnx", float16=True)
-    assert names(tmp_path) == ["m.onnx"]
+    assert names(tmp_path) == []
+
+
+def test_a_kind_that_cannot_be_leaves_the_others_and_the_report(tmp_path):
+    inputs = keras.Input((4,), name="x")
+    big = layers.Dense(3, kernel_initializer=keras.initializers.Constant(300.0), name="big")
+    model = keras.Model(inputs, layers.Activation("tanh")(big(inputs)))
+    with pytest.raises(CheckFailedError, match=r"Written: .*m\.onnx, .*m\.int8\.onnx") as failure:
+        export(model, tmp_path / "m.onnx", data=np.full((2, 4), 100.0), float16=True, int8=True)
+    assert names(tmp_path) == ["m.int8.onnx", "m.onnx"]
+    assert failure.value.report.check.passed
+    assert [each.kind for each in failure.value.report.lowered] == ["int8"]
 
 
 def test_where_the_file_goes(tmp_path):

@@ -109,10 +109,11 @@ def test_weights_are_no_constants_of_the_conversion_and_keep_their_names(kind: A
 
 
 @KINDS
-@pytest.mark.parametrize("case", ["mask", "activation"])
+@pytest.mark.parametrize("case", ["mask", "activation", "recurrent dropout"])
 def test_a_loop_where_onnx_has_no_such_node(kind: Any, case: str) -> None:
     x = keras.Input((5, 3))
-    y = kind(4)(layers.Masking(0.5)(x)) if case == "mask" else kind(4, activation="selu")(x)
+    options = {"activation": {"activation": "selu"}, "recurrent dropout": {"recurrent_dropout": 0.5}}
+    y = kind(4)(layers.Masking(0.5)(x)) if case == "mask" else kind(4, **options[case])(x)
     found = nodes(converted(x, y))
     assert found[kind.__name__] == 0
     assert found["Loop"] == 1
