@@ -56,6 +56,12 @@ def main() -> None:
         app()
     except KbnError as error:
         _fail(str(error), error.exit_code, type(error).__name__)
+    except MemoryError as error:
+        _fail(
+            f"There is not enough memory: {error or 'an allocation failed'}. Ask for smaller sizes or batches.",
+            2,
+            "MemoryError",
+        )
     except _Interrupted:
         _fail("Interrupted; what was at the output path is unchanged.", 130, "Interrupted")
     except Exception as error:

@@ -7,6 +7,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
+import keras
+import tensorflow as tf
+
 from .activation_nodes import GELU, HARD_SIGMOID, HARD_SWISH
 from .batch_norm_node import BATCH_NORMALIZATION
 from .layer_norm_node import LAYER_NORMALIZATION
@@ -27,7 +30,14 @@ def operations_marked(opset: int) -> Iterator[None]:
                 continue
             for module, name, replacement in operation.patches:
                 stack.enter_context(mock.patch.object(module, name, replacement))
+        stack.enter_context(mock.patch.object(keras.src.backend.tensorflow.numpy, "signbit", _signbit))
         yield
+
+
+def _signbit(x: Any) -> Any:
+    """Whether the sign bit is set, zeros told apart by their reciprocals: Keras' argmax looks at the bits, ONNX cannot."""
+    x = tf.convert_to_tensor(x)
+    return tf.where(tf.equal(x, 0), 1 / x, x) < 0 if x.dtype.is_floating else x < 0
 
 
 def handle_marker(ctx: Any, node: Any, _name: str, _args: Any) -> None:

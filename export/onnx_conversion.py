@@ -171,8 +171,8 @@ def _names(kind: str, given: Sequence[str] | None, own: Sequence[str], taken: Se
         return unique(own, taken)
     if len(given) != len(own) or len({*given, *taken}) != len(given) + len(taken) or not all(given):
         raise UsageError(
-            f"The {kind} names {list(given)} do not fit: the model has {len(own)} {kind}s ({', '.join(own)}), and each "
-            "needs a name of its own."
+            f"The {kind} names {list(given)} do not fit: the model has {len(own)} of them ({', '.join(own)}), and each "
+            f"needs a name of its own{f', other than {list(taken)}' if taken else ''}."
         )
     return list(given)
 

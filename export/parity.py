@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from .archive import load_model
 from .check_report import CheckReport, OutputCheck
+from .double_pooling import float64_pooling
 from .drift import layer_drift
 from .errors import UsageError
 from .model_ports import input_ports, output_ports, pack_inputs, with_inputs
@@ -93,7 +94,7 @@ def check(
 
 
 class _NotTakenError(Exception):
-    """The model does not take seeded inputs of this size."""
+    """The model does not take these seeded inputs."""
 
 
 def _match_signature(model: keras.Model, runtime: Runtime) -> None:
@@ -128,13 +129,14 @@ def _run(model: keras.Model, sample: Sample) -> list[Array]:
     """The model's outputs at inference, flattened.
 
     Raises:
-        _NotTakenError: seeded inputs, of a size that was guessed for a dynamic axis.
-        UsageError: any other inputs on which the model fails.
+        _NotTakenError: seeded inputs on which the model fails: of a size that was guessed, or out of its domain.
+        UsageError: the user's inputs, on which it fails.
     """
     try:
-        outputs = model(pack_inputs(model, sample.arrays), training=False)
+        with float64_pooling():
+            outputs = model(pack_inputs(model, sample.arrays), training=False)
     except Exception as error:  # what the backend raises has no common base
-        if sample.origin != "data" and any(None in tensor.shape[1:] for tensor in model.inputs):
+        if sample.origin != "data":
             raise _NotTakenError(reason(error)) from error
         raise UsageError(f"Model {model.name!r} does not run on {sample.origin} inputs: {reason(error)}") from error
     return [np.asarray(keras.ops.convert_to_numpy(output)) for output in tree.flatten(outputs)]

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import tensorflow as tf
 from tf2onnx import optimizer, tf_loader, tfonnx, utils
-from tf2onnx.onnx_opset.nn import ConvOp
+from tf2onnx.onnx_opset.nn import ConvOp, Resize
 from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer, is_transpose, is_useless_transpose
 
 from .einsum_node import handle_einsum
@@ -60,6 +60,28 @@ def handle_reverse(ctx: Any, node: Any, _name: str, _args: Any) -> None:
     constants = [ctx.make_const(utils.make_name("reverse"), np.array(each, np.int64)).output[0] for each in bounds]
     ctx.remove_node(node.name)
     ctx.make_node("Slice", [x, *constants], name=node.name, outputs=[output], shapes=[shape], dtypes=[dtype])
+
+
+def handle_resize(ctx: Any, node: Any, name: str, args: Any) -> None:
+    """tf2onnx handler: its own, with the next larger scale where one in float32 does not give the size.
+
+    13 / 9 is rounded down, and floor(9 * 1.4444444) is 12. (Sizes with axes, of opset 18, onnxruntime 1.32 mishandles as it
+    moves Transposes past a Resize.)
+    """
+    target, shape = node.inputs[1], ctx.get_shape(node.input[0])
+    sizes = target.get_tensor_value() if target.is_const() else None
+    output = node.output[0]
+    Resize.version_11(ctx, node)
+    if sizes is None or not shape or -1 in shape[1:3]:
+        return
+    resize = ctx.get_node_by_output(output).inputs[0]
+    scales = [np.float32(size / old) for size, old in zip(sizes, shape[1:3], strict=True)]
+    if [int(old * float(scale)) for scale, old in zip(scales, shape[1:3], strict=True)] == list(sizes):
+        return
+    larger = [1.0, 1.0, *(np.nextafter(scale, np.float32(np.inf)) for scale in scales)]
+    ctx.replace_input(
+        resize, resize.input[2], ctx.make_const(utils.make_name("scales"), np.array(larger, "f")).output[0], 2
+    )
 
 
 class Transposes(TransposeOptimizer):
@@ -119,6 +141,7 @@ HANDLERS: dict[str, tuple[Any, list[Any]]] = {
     "Einsum": (handle_einsum, []),
     "Erfc": (handle_erfc, []),
     MARKER: (handle_marker, []),
+    **{f"Resize{kind}": (handle_resize, []) for kind in ("Area", "Bicubic", "Bilinear", "NearestNeighbor")},
     "ReverseV2": (handle_reverse, []),
 }
 

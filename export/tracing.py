@@ -23,9 +23,10 @@ import numpy.typing as npt
 import tensorflow as tf
 from keras import tree
 
-from .errors import UnsupportedError, UsageError
+from .errors import KbnError, UnsupportedError, UsageError
 from .marked_operations import operations_marked
 from .model_ports import Port, Shapes, as_functional, input_ports, output_ports, pack_inputs
+from .wording import reason
 
 Array = npt.NDArray[Any]
 
@@ -133,7 +134,15 @@ def trace(model: keras.Model, opset: int, input_layout: str | None = None, input
         return [tf.identity(tensor) for tensor in tree.flatten(computed)]
 
     with _nested_functions_inlined(), operations_marked(opset):
-        concrete = tf.function(skeleton, autograph=False).get_concrete_function(input_specs, weight_specs)
+        function = tf.function(skeleton, autograph=False)
+        try:
+            concrete = function.get_concrete_function(input_specs, weight_specs)
+        except KbnError:
+            raise
+        except Exception as error:  # the model's own code, which may raise anything
+            raise UnsupportedError(
+                f"Model {model.name!r} cannot be traced: {reason(error)}. Does it run, as model(x, training=False)?"
+            ) from error
 
     weights = [
         Weight(f"weight_{i}", variable.path.removeprefix(f"{model.name}/"), variable.value)

@@ -18,11 +18,13 @@ def bench(
     ],
     threads: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Threads inside an operator, 1 by default; may be repeated.", show_default=False),
+        typer.Option(
+            min=1, max=256, help="Threads inside an operator, 1 by default; may be repeated.", show_default=False
+        ),
     ] = None,
     batch: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Examples per run, 1 by default; may be repeated.", show_default=False),
+        typer.Option(min=1, max=1_000_000, help="Examples per run, 1 by default; may be repeated.", show_default=False),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each file is timed.")] = 50,
     size: Annotated[

@@ -30,7 +30,10 @@ def export(
         ),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Examples at a time; free by default.", show_default=False)
+        int | None,
+        typer.Option(
+            metavar="N", min=1, max=1_000_000, help="Examples at a time; free by default.", show_default=False
+        ),
     ] = None,
     rename_inputs: Annotated[
         list[str] | None,

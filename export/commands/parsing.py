@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from ..errors import UsageError
 
-FREE = ("?", "batch", "none", "-1")
-
 
 def parse_shapes(values: Sequence[str] | None) -> dict[str, tuple[int | None, ...]] | None:
     """By input name the sizes, None where free, of values such as `image=?,224,224,3`.
@@ -19,12 +17,12 @@ def parse_shapes(values: Sequence[str] | None) -> dict[str, tuple[int | None, ..
     for value in values or ():
         name, equals, sizes = value.rpartition("=")
         words = [word.strip() for word in sizes.split(",")]
-        if not equals or not name or not all(word.isdigit() or word.lower() in FREE for word in words):
+        if not equals or not name or not all(word == "?" or (word.isascii() and word.isdigit()) for word in words):
             raise UsageError(
                 f"The input shape {value!r} is not of the form NAME=SIZE,SIZE,...; a size is a number, or ? where it is free: "
                 "image=?,224,224,3."
             )
-        found[name] = tuple(int(word) if word.isdigit() else None for word in words)
+        found[name] = tuple(None if word == "?" else int(word) for word in words)
     return found or None
 
 

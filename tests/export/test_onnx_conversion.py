@@ -219,6 +219,23 @@ def test_exact_gelu() -> None:
     assert_equal_numbers(model, conversion.proto)
 
 
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+@pytest.mark.parametrize("opset", [13, 18])
+def test_a_resize_whose_scale_float32_rounds_down(interpolation: str, opset: int) -> None:
+    # floor(9 * float32(13 / 9)) is 12: tf2onnx writes scales, and the file does not have the shape it says.
+    model = chain((9, 9, 3), layers.Resizing(7, 13, interpolation=interpolation))
+    assert_equal_numbers(model, convert(model, opset=opset).proto)
+
+
+@pytest.mark.parametrize("operation", [keras.ops.argmax, keras.ops.argmin])
+def test_arg_max_of_floats_converts(operation: Any) -> None:
+    # Keras looks at the bits of zeros, which ONNX cannot (Bitcast).
+    model = chain((5,), lambda x: operation(x, -1))
+    zeros = np.array([[0, -0.0, -1, 0, -2], [-0.0, 0, -1, -3, -0.0], [1, 2, 2, -1, 0], [-0.0, -0.0, -0.0, 1, 0]], "f")
+    (found,) = run(convert(model).proto, [zeros], optimised=True)
+    np.testing.assert_array_equal(found, computed(model, zeros)[0])
+
+
 def test_sequential_that_was_loaded(tmp_path: Any) -> None:
     # tf2onnx #2448: from_keras raises KeyError keras_tensor_N.
     model = randomized(

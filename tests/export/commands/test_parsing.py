@@ -8,10 +8,13 @@ from kbn.export.errors import UsageError
 
 def test_shapes():
     assert parse_shapes(None) is None
-    assert parse_shapes(["image=?,224, 224,3", "a=b=1,batch"]) == {"image": (None, 224, 224, 3), "a=b": (1, None)}
+    assert parse_shapes(["image=?,224, 224,3", "a=b=1,?"]) == {"image": (None, 224, 224, 3), "a=b": (1, None)}
 
 
-@pytest.mark.parametrize("value", ["1,224,224,3", "=1,2", "image=", "image=1,x", "image=1.5", "image=1,,3", "image=-2"])
+@pytest.mark.parametrize(
+    "value",
+    ["1,224,224,3", "=1,2", "image=", "image=1,x", "image=1.5", "image=1,,3", "image=-1", "image=batch,2", "image=²"],
+)
 def test_shapes_of_another_form(value):
     with pytest.raises(UsageError, match="NAME=SIZE"):
         parse_shapes([value])
