@@ -1,5 +1,7 @@
 """A layer or model whose `call` is made of Keras layers and operations, as the graph of what it calls.
 
+Layers of Keras' own that hold none stay themselves; of other authors' layers the arithmetic is seen, too.
+
 `layer.call(symbolic tensors)`, not `layer(...)`, runs the author's Python once and leaves the calls that it made. That is the
 whole of what the layer computes only if it has no weights of its own, and nothing else decides what it does; where that
 cannot be told, the layer stays whole, with the reason. Which layers another holds, its variables and the calls it took part in
@@ -39,8 +41,7 @@ class Inlined:
 
 def inlined(layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Inlined | str:
     """The graph of `layer(*args, **kwargs)`, with a Value for each tensor; or why there is none, as a clause."""
-    inner = [each for each in layer._flatten_layers(include_self=False) if not isinstance(each, layers.InputLayer)]
-    if not inner:
+    if _has_none(layer) and (isinstance(layer, keras.Model) or type(layer).__module__.startswith("keras.src.layers.")):
         return "it holds no layers"
     if any(isinstance(leaf, Value) for leaf in tree.flatten(kwargs.get("mask"))):
         return "it is called with a mask"
@@ -84,6 +85,10 @@ def inlined(layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Inlin
     if len(numbers) != len(again) or not all(map(np.array_equal, numbers, again)):
         return "its call comes out differently each time"
     return Inlined(function, tuple(tensors))
+
+
+def _has_none(layer: Any) -> bool:
+    return all(isinstance(each, layers.InputLayer) for each in layer._flatten_layers(include_self=False))
 
 
 def _trains(node: Any) -> bool:

@@ -38,7 +38,7 @@ class KerasGraph(Graph):
         input_layers: the InputLayer of each input.
         input_structure, output_structure: the model's own nesting of inputs and outputs, a None for each tensor.
         output_names: the model's output names, in flattened order.
-        kept_whole: for each layer that holds others and was not inlined, the reason.
+        kept_whole: for each layer without a rule that was not inlined, the reason.
     """
 
     input_layers: tuple[Any, ...] = ()

@@ -603,9 +603,10 @@ def test_a_layer_that_cannot_be_copied_is_told():
         def __init__(self, secret, **arguments):
             super().__init__(**arguments)
             self.secret = secret
+            self.shift = self.add_weight(shape=())
 
         def call(self, inputs):
-            return inputs
+            return inputs + self.shift
 
         def get_config(self):
             return super().get_config()

@@ -11,6 +11,7 @@ from folding_helpers import (
     assert_folds,
     assert_same_function,
     assert_settled,
+    decisions,
     end,
     float64,  # noqa: F401  # a fixture for every test here
     norm,
@@ -280,3 +281,28 @@ def test_reading_leaves_nothing_behind(layer_type):
     for old, new in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     np.testing.assert_array_equal(computed(model, inputs)[0], expected[0])
+
+
+class Residual(layers.Layer):
+    """Arithmetic alone: neither layers nor weights."""
+
+    def __init__(self, scale, **arguments):
+        super().__init__(**arguments)
+        self.scale = scale
+
+    def call(self, inputs):
+        first, second = inputs
+        return first + second * self.scale
+
+
+def test_the_arithmetic_of_a_layer_that_holds_none_folds():
+    inputs = keras.Input((5,), name="input")
+    branch = norm()(layers.Dense(5, name="dense")(inputs))
+    model = randomized(keras.Model(inputs, layers.Softmax()(Residual(0.17)([inputs, branch]))))
+    folded, report = fold(model)
+    assert decisions(report)["bn"] == ("folded", ("dense",))
+    assert_settled(folded)
+    assert [layer.name for layer in folded.layers if layer.weights] == ["dense"]
+    assert not any(isinstance(layer, Residual) for layer in folded._flatten_layers())
+    assert "Multiply" not in {type(operation).__name__ for operation in folded.operations}
+    assert_same_function(model, folded)
