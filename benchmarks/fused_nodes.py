@@ -21,7 +21,7 @@ from alternating import console
 from keras import layers
 from rich.table import Table
 
-from kbn.export import bench, fold, marked_operations, tf2onnx_fixes, tidying
+from kbn.export import bench, fold, marked_operations, operator_handlers, tf2onnx_fixes, tidying
 from kbn.export.onnx_conversion import convert
 from kbn.export.saving import save
 
@@ -32,7 +32,7 @@ def without_marker(*names):
 
 
 def without_einsum():
-    handlers = {name: handler for name, handler in tf2onnx_fixes.HANDLERS.items() if name != "Einsum"}
+    handlers = {name: handler for name, handler in operator_handlers.HANDLERS.items() if name != "Einsum"}
     return mock.patch.object(tf2onnx_fixes, "HANDLERS", handlers)
 
 

@@ -18,7 +18,7 @@ import onnx
 from keras import tree
 from numpy.typing import NDArray
 
-from .double_pooling import float64_pooling
+from .cpu_kernels import cpu_kernels
 from .folding import fold
 from .model_ports import pack_inputs
 from .precision import in_precision
@@ -95,7 +95,7 @@ def _layer_outputs(model: keras.Model, sample: Sample) -> dict[str, Array]:
     once = [layer for layer, calls in read(model).calls().items() if len(calls) == 1 and len(calls[0].outputs) == 1]
     layers = [layer.source for layer in once if layer.source is not None]  # an activation is part of its layer
     every = keras.Model(model.input, [layer.output for layer in layers])
-    with float64_pooling():
+    with cpu_kernels():
         outputs = every(pack_inputs(model, sample.arrays), training=False)
     return {
         layer.name: keras.ops.convert_to_numpy(output)

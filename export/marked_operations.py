@@ -14,10 +14,11 @@ from .activation_nodes import GELU, HARD_SIGMOID, HARD_SWISH
 from .batch_norm_node import BATCH_NORMALIZATION
 from .layer_norm_node import LAYER_NORMALIZATION
 from .layer_norm_node import OLDEST_OPSET as LAYER_NORMALIZATION_OPSET
+from .lookup_node import LOOKUP
 from .markers import read_marker
 from .recurrent_nodes import GRU, LSTM
 
-_MARKED = (BATCH_NORMALIZATION, GELU, GRU, HARD_SIGMOID, HARD_SWISH, LAYER_NORMALIZATION, LSTM)
+_MARKED = (BATCH_NORMALIZATION, GELU, GRU, HARD_SIGMOID, HARD_SWISH, LAYER_NORMALIZATION, LOOKUP, LSTM)
 _BY_NAME = {operation.name: operation for operation in _MARKED}
 
 

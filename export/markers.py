@@ -54,9 +54,13 @@ def read_marker(node: Any) -> tuple[str, dict[str, Any]]:
     return settings.pop("name"), settings
 
 
-def replace(ctx: Any, node: Any, operator: str, inputs: list[str], attributes: dict[str, Any]) -> None:
+def replace(
+    ctx: Any, node: Any, operator: str, inputs: list[str], attributes: dict[str, Any], domain: str = ""
+) -> None:
     """Puts one ONNX node in the marker's place."""
     output = node.output[0]
     shapes, dtypes = [ctx.get_shape(output)], [ctx.get_dtype(output)]
     ctx.remove_node(node.name)
-    ctx.make_node(operator, inputs, attributes, name=node.name, outputs=[output], shapes=shapes, dtypes=dtypes)
+    ctx.make_node(
+        operator, inputs, attributes, name=node.name, outputs=[output], shapes=shapes, dtypes=dtypes, domain=domain
+    )

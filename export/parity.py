@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from .archive import load_model
 from .check_report import CheckReport, OutputCheck
-from .double_pooling import float64_pooling
+from .cpu_kernels import cpu_kernels
 from .drift import layer_drift
 from .errors import UsageError
 from .model_ports import input_ports, output_ports, pack_inputs, with_inputs
@@ -133,7 +133,7 @@ def _run(model: keras.Model, sample: Sample) -> list[Array]:
         UsageError: the user's inputs, on which it fails.
     """
     try:
-        with float64_pooling():
+        with cpu_kernels():
             outputs = model(pack_inputs(model, sample.arrays), training=False)
     except Exception as error:  # what the backend raises has no common base
         if sample.origin != "data":

@@ -7,7 +7,7 @@ reading and folding of the graph, so that the float64 reference of the check can
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ import keras
 from keras import layers
 
 from kbn.batch_normalization import BatchNormalization
+from kbn.copying import accepted
 
 from .errors import UnsupportedError
 from .portable import with_keras_layers
@@ -56,9 +57,10 @@ def in_precision(model: keras.Model, dtype: str) -> keras.Model:
     Raises:
         UnsupportedError: a layer cannot be made from its own configuration.
     """
+    custom_objects = own_classes(model)
     config = with_keras_layers(_with_dtype(keras.saving.serialize_keras_object(model), dtype))
+    config = _accepted(config, custom_objects)
     config.pop("compile_config", None)
-    custom_objects = _own_classes(model)
     try:
         # safe_mode guards against configurations of strangers; this one was just made from a model in memory.
         with _default_precision(dtype), warnings.catch_warnings():
@@ -75,7 +77,7 @@ def in_precision(model: keras.Model, dtype: str) -> keras.Model:
 
 @contextmanager
 def _default_precision(dtype: str) -> Iterator[None]:
-    """Layers that a custom layer makes for itself, and does not tell of in its configuration, compute in `dtype`."""
+    """What layers leave to Keras' defaults is of `dtype`: layers that they make for themselves, numbers in their calls."""
     policy, floatx = keras.config.dtype_policy(), keras.config.floatx()
     keras.config.set_dtype_policy(dtype)
     keras.config.set_floatx(dtype)
@@ -86,7 +88,7 @@ def _default_precision(dtype: str) -> Iterator[None]:
         keras.config.set_dtype_policy(policy)
 
 
-def _own_classes(model: keras.Model) -> dict[str, type]:
+def own_classes(model: keras.Layer) -> dict[str, type]:
     """The classes of the model's layers that are not Keras' own, by the name that its configuration has for them."""
     found: dict[str, type] = {}
     for layer in model._flatten_layers():
@@ -95,10 +97,21 @@ def _own_classes(model: keras.Model) -> dict[str, type]:
             continue
         if found.setdefault(own.__name__, own) is not own:
             raise UnsupportedError(
-                f"Model {model.name!r} has layers of two classes that are both called {own.__name__!r}, which its "
+                f"{model.name!r} has layers of two classes that are both called {own.__name__!r}, which its "
                 "configuration cannot tell apart; rename one."
             )
     return found
+
+
+def _accepted(value: Any, classes: Mapping[str, type]) -> Any:
+    """The configuration with what the constructors of these classes take."""
+    if isinstance(value, dict):
+        value = {key: _accepted(item, classes) for key, item in value.items()}
+        own = classes.get(value.get("class_name", ""))
+        return {**value, "config": accepted(own, value["config"])} if own is not None else value
+    if isinstance(value, list | tuple):
+        return type(value)(_accepted(item, classes) for item in value)
+    return value
 
 
 def _with_dtype(value: Any, dtype: str) -> Any:

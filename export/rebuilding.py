@@ -9,11 +9,15 @@ from typing import Any
 import keras
 import numpy as np
 from keras import layers, tree
+from keras.src.saving.serialization_lib import SafeModeScope
 from numpy.typing import NDArray
+
+from kbn.copying import accepted
 
 from .errors import UnsupportedError
 from .graph import Layer, Node, Value
 from .portable import with_keras_layers
+from .precision import own_classes
 from .reading import KerasGraph, named_weights
 from .weights import copy_variables, finish_loading
 from .wording import reason
@@ -105,10 +109,9 @@ def _make(node: Node) -> Any:
     try:
         if layer.rule.types and issubclass(layer.type, layers.Layer):
             layer_type, config = layer.rule.portable(node.spec)
-            config = {"dtype": node.outputs[0].dtype, **config}
+            copy = layer_type.from_config({"dtype": node.outputs[0].dtype, **config})
         else:
-            layer_type, config = layer.type, with_keras_layers(layer.source.get_config())
-        copy = layer_type.from_config(dict(config))
+            copy = _like(layer.source, layer.type)
     except Exception as error:  # a layer's own code, which may raise anything
         raise UnsupportedError(
             f"Layer {layer.name!r} ({node.spec.kind}) cannot be copied into the folded model from its "
@@ -116,6 +119,16 @@ def _make(node: Node) -> Any:
         ) from error
     copy.name = layer.name
     return copy
+
+
+def _like(source: Any, own: Any) -> Any:
+    """What no rule knows, of the class `own`, from the source's configuration."""
+    config = with_keras_layers(source.get_config())
+    if not isinstance(source, layers.Layer):
+        return own.from_config(config)
+    # safe_mode guards against configurations of strangers; this one was just made from a layer in memory.
+    with keras.saving.CustomObjectScope(own_classes(source)), SafeModeScope(False):
+        return own.from_config(accepted(own, config))
 
 
 def _call(operation: Any, args: Any, kwargs: Any) -> Any:

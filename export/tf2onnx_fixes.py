@@ -1,7 +1,5 @@
 """tf2onnx, quiet, with the operators it lacks, and with its failures turned into errors.
 
-    erfc(x) = 1 - erf(x)                 exact GELU (tf2onnx #2347)
-
 tf2onnx reports an operator that it cannot convert in its log only, and returns the graph with the TensorFlow node in it.
 Here the log is kept off the terminal, and a graph with such a node raises.
 """
@@ -13,75 +11,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import onnx
 import tensorflow as tf
-from tf2onnx import optimizer, tf_loader, tfonnx, utils
-from tf2onnx.onnx_opset.nn import ConvOp, Resize
+from tf2onnx import optimizer, tf_loader, tfonnx
 from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer, is_transpose, is_useless_transpose
 
-from .einsum_node import handle_einsum
 from .errors import UnsupportedError
-from .marked_operations import handle_marker
-from .markers import OPERATOR as MARKER
+from .lookup_node import DOMAIN as ML_DOMAIN
+from .lookup_node import VERSION as ML_VERSION
+from .operator_handlers import HANDLERS
 
 # The newest operator set that tf2onnx writes; above it, onnx's version converter takes over.
 NEWEST_OPSET = 18
 
 _log = logging.getLogger(__name__)
-
-
-def handle_erfc(ctx: Any, node: Any, _name: str, _args: Any) -> None:
-    """tf2onnx handler: 1 - Erf(x)."""
-    x, output = node.input[0], node.output[0]
-    shape, dtype = ctx.get_shape(output), ctx.get_dtype(output)
-    one = ctx.make_const(utils.make_name("one"), np.ones((), utils.map_onnx_to_numpy_type(dtype))).output[0]
-    ctx.remove_node(node.name)
-    erf = ctx.make_node("Erf", [x], op_name_scope=node.name, shapes=[shape], dtypes=[dtype]).output[0]
-    ctx.make_node("Sub", [one, erf], name=node.name, outputs=[output], shapes=[shape], dtypes=[dtype])
-
-
-def handle_conv3d(ctx: Any, node: Any, _name: str, _args: Any) -> None:
-    """tf2onnx handler: its own, and the number of groups, which it works out for rank 4 only."""
-    channels_first = node.get_attr_value("data_format") in (b"NCDHW", "NCDHW")
-    channels = ctx.get_shape(node.input[0])[1 if channels_first else 4]
-    group_channels = ctx.get_shape(node.input[1])[3]
-    ConvOp.any_version(ctx.opset, ctx, node)
-    node.set_attr("group", channels // group_channels)
-
-
-def handle_reverse(ctx: Any, node: Any, _name: str, _args: Any) -> None:
-    """tf2onnx handler: a Slice with steps of -1, where its own is a ReverseSequence with the lengths worked out for it."""
-    rank = len(ctx.get_shape(node.output[0]))
-    axes = [axis % rank for axis in node.inputs[1].get_tensor_value()]
-    x, output = node.input[0], node.output[0]
-    shape, dtype = ctx.get_shape(output), ctx.get_dtype(output)
-    bounds = ([-1] * len(axes), [np.iinfo(np.int64).min] * len(axes), axes, [-1] * len(axes))
-    constants = [ctx.make_const(utils.make_name("reverse"), np.array(each, np.int64)).output[0] for each in bounds]
-    ctx.remove_node(node.name)
-    ctx.make_node("Slice", [x, *constants], name=node.name, outputs=[output], shapes=[shape], dtypes=[dtype])
-
-
-def handle_resize(ctx: Any, node: Any, name: str, args: Any) -> None:
-    """tf2onnx handler: its own, with the next larger scale where one in float32 does not give the size.
-
-    13 / 9 is rounded down, and floor(9 * 1.4444444) is 12. (Sizes with axes, of opset 18, onnxruntime 1.32 mishandles as it
-    moves Transposes past a Resize.)
-    """
-    target, shape = node.inputs[1], ctx.get_shape(node.input[0])
-    sizes = target.get_tensor_value() if target.is_const() else None
-    output = node.output[0]
-    Resize.version_11(ctx, node)
-    if sizes is None or not shape or -1 in shape[1:3]:
-        return
-    resize = ctx.get_node_by_output(output).inputs[0]
-    scales = [np.float32(size / old) for size, old in zip(sizes, shape[1:3], strict=True)]
-    if [int(old * float(scale)) for scale, old in zip(scales, shape[1:3], strict=True)] == list(sizes):
-        return
-    larger = [1.0, 1.0, *(np.nextafter(scale, np.float32(np.inf)) for scale in scales)]
-    ctx.replace_input(
-        resize, resize.input[2], ctx.make_const(utils.make_name("scales"), np.array(larger, "f")).output[0], 2
-    )
 
 
 class Transposes(TransposeOptimizer):
@@ -136,15 +79,6 @@ class Transposes(TransposeOptimizer):
 
 _OPTIMIZERS = {**optimizer._get_optimizers(), "optimize_transpose": Transposes}
 
-HANDLERS: dict[str, tuple[Any, list[Any]]] = {
-    "Conv3D": (handle_conv3d, []),
-    "Einsum": (handle_einsum, []),
-    "Erfc": (handle_erfc, []),
-    MARKER: (handle_marker, []),
-    **{f"Resize{kind}": (handle_resize, []) for kind in ("Area", "Bicubic", "Bilinear", "NearestNeighbor")},
-    "ReverseV2": (handle_reverse, []),
-}
-
 
 def to_onnx(
     graph_def: Any, inputs: Sequence[str], outputs: Sequence[str], opset: int, layer_of: Callable[[str], str]
@@ -171,6 +105,7 @@ def to_onnx(
                 continue_on_error=True,
                 opset=opset,
                 custom_op_handlers=dict(HANDLERS),
+                extra_opset=[onnx.helper.make_opsetid(ML_DOMAIN, ML_VERSION)],
                 input_names=names,
                 output_names=wanted,
             )
@@ -198,7 +133,8 @@ def _with_loops_whole(graph_def: Any) -> Any:
 
 def _refuse_leftovers(graph: onnx.GraphProto, opset: int, layer_of: Callable[[str], str]) -> None:
     for node in graph.node:
-        if node.domain or not onnx.defs.has(node.op_type, opset, ""):
+        version = ML_VERSION if node.domain == ML_DOMAIN else opset
+        if not onnx.defs.has(node.op_type, version, node.domain):
             raise UnsupportedError(
                 f"The TensorFlow operator {node.op_type} in the layer {layer_of(node.name) or node.name!r} has no "
                 "conversion to ONNX. Replace the layer, or cut the model in front of it."

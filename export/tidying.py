@@ -54,7 +54,7 @@ def bind(model: ir.Model, weights: Mapping[str, Array]) -> None:
 
 def tidy(model: ir.Model) -> None:
     """Folds, merges and removes, in place. An output of the graph may come out under another name."""
-    common.IdentityEliminationPass()(model)
+    remove_identities(model)
     _fold(model)
     lift_reductions(model)
     tidy_reshapes(model)
@@ -63,7 +63,7 @@ def tidy(model: ir.Model) -> None:
     rewrite(model, pattern_rewrite_rules=_RULES)
     for step in (
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        common.IdentityEliminationPass(),
+        remove_identities,
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
         common.DeduplicateInitializersPass(),
@@ -72,6 +72,23 @@ def tidy(model: ir.Model) -> None:
     ):
         step(model)
     separate_outputs(model)
+
+
+def remove_identities(model: ir.Model) -> None:
+    """Removes every Identity but those that a branch or a loop's body needs: what it gives, it must compute itself."""
+    common.IdentityEliminationPass()(model)
+    for graph in model.graph.subgraphs():
+        for index, value in enumerate(graph.outputs):
+            producer = value.producer()
+            if producer is not None and producer.graph is not graph:
+                graph.outputs[index] = _identity(graph, value)
+
+
+def _identity(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    copy = ir.node("Identity", [value])
+    copy.outputs[0].type, copy.outputs[0].shape = value.type, value.shape
+    graph.append(copy)
+    return copy.outputs[0]
 
 
 def origins(value: ir.Value) -> frozenset[str]:
@@ -202,8 +219,5 @@ def separate_outputs(model: ir.Model) -> None:
     seen: set[ir.Value] = set()
     for index, value in enumerate(model.graph.outputs):
         if value in seen:
-            copy = ir.node("Identity", [value])
-            copy.outputs[0].type, copy.outputs[0].shape = value.type, value.shape
-            model.graph.append(copy)
-            model.graph.outputs[index] = copy.outputs[0]
+            model.graph.outputs[index] = _identity(model.graph, value)
         seen.add(value)

@@ -102,16 +102,19 @@ def _from_config(layer: Any) -> Any:
                 raise NotImplementedError(f"nothing returns its arguments {sorted(_own_arguments(layer))}")
             if isinstance(layer, Functional | keras.Sequential):
                 return cls()  # which makes the graph
-        config = layer.get_config()
-        parameters = inspect.signature(cls.__init__).parameters
-        if _is_of_keras(cls.from_config) and all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
-            # Keras writes these for every layer, whether its constructor takes them or not.
-            config = {key: value for key, value in config.items() if key not in _OF_EVERY_LAYER or key in parameters}
-        return cls.from_config(config)
+        return cls.from_config(accepted(cls, layer.get_config()))
     except Exception as error:  # a layer's own code, which may raise anything
         # Keras tells the whole configuration before the reason, or an example after it.
         reason = _BEFORE_REASON.split(str(error))[-1].strip().partition("\n\n")[0]
         raise _refusal(layer, " ".join(reason.split()).rstrip(".")) from error
+
+
+def accepted(cls: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without what Keras writes for every layer, where the class's constructor does not take it."""
+    parameters = inspect.signature(cls.__init__).parameters
+    if not _is_of_keras(cls.from_config) or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return config
+    return {key: value for key, value in config.items() if key not in _OF_EVERY_LAYER or key in parameters}
 
 
 def _is_of_keras(item: Any) -> bool:
