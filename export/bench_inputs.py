@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .bench_runner import Port, Runner, compatible, converted, shown
 from .errors import UsageError
+from .named_arrays import arrays_of
 from .wording import quote
 
 Array = NDArray[Any]
@@ -26,7 +27,7 @@ def inputs_of(runners: Sequence[Runner], batch: int, size: int, random: np.rando
         _check_batch(runner, batch)
     shapes = _shapes(runners, batch, size)
     if data is not None:
-        given = _by_position(data, first)
+        given = arrays_of(data, [port.name for port in first.ports], str(first.path))
         return [_fitted(*each, first, batch) for each in zip(given, first.ports, shapes, strict=True)]
     arrays = []
     for port, shape in zip(first.ports, shapes, strict=True):
@@ -92,24 +93,6 @@ def _shapes(runners: Sequence[Runner], batch: int, size: int) -> list[tuple[int,
         )
         for port, sizes in zip(first.ports, fixed, strict=True)
     ]
-
-
-def _by_position(data: Any, first: Runner) -> list[Array]:
-    names = [port.name for port in first.ports]
-    if isinstance(data, Mapping):
-        for keys in (names, [f"x{index}" for index in range(len(names))], ["x"] if len(names) == 1 else []):
-            if keys and all(key in data for key in keys):
-                return [np.asarray(data[key]) for key in keys]
-        raise UsageError(
-            f"The data names {', '.join(map(quote, data)) or 'nothing'}, but the inputs of {first.path} are "
-            f"{', '.join(map(quote, names))}; name an array for each (or x0, x1, ... in their order)."
-        )
-    if len(names) != 1:
-        raise UsageError(
-            f"The data is one array, but {first.path} has {len(names)} inputs: {', '.join(map(quote, names))}. Give a "
-            ".npz file (a mapping) with an array for each."
-        )
-    return [np.asarray(data)]
 
 
 def _fitted(array: Array, port: Port, shape: tuple[int, ...], first: Runner, batch: int) -> Array:

@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BrokenModelError, UsageError
-from .runtime import LAYOUT_KEY
+from .layouts import FROM_MODEL, LAYOUT_KEY
 from .sessions import session
 from .wording import quote, reason
 
 Array = NDArray[Any]
 
-_FROM_MODEL = {"nchw": (0, 3, 1, 2), "nhwc": (0, 2, 3, 1)}  # from the Keras model's axes to the file's
 _AS_IT_IS = (0, 1, 2, 3)
 
 
@@ -44,7 +43,7 @@ class Runner:
         self.ports = [Port(each.name, tuple(each.shape), self._dtype(each)) for each in self._session.get_inputs()]
         self.output_names = [value.name for value in self._session.get_outputs()]
         layout = self._session.get_modelmeta().custom_metadata_map.get(LAYOUT_KEY, "")
-        self.from_model = _FROM_MODEL.get(layout, _AS_IT_IS)
+        self.from_model = FROM_MODEL.get(layout, _AS_IT_IS)
         self._feeds: dict[str, Array] = {}
 
     def axes_from(self, first: Runner, index: int) -> tuple[int, ...]:
@@ -61,7 +60,7 @@ class Runner:
         orders, untold = [tuple(range(len(theirs)))], False
         if len(theirs) == len(ours) == 4:
             orders.insert(0, tuple(first.from_model.index(axis) for axis in self.from_model))
-            untold = any(_fits(_same, order, theirs, ours) for order in _FROM_MODEL.values())
+            untold = any(_fits(_same, order, theirs, ours) for order in FROM_MODEL.values())
         for match in [_same] if untold else [_same, compatible]:
             for order in orders:
                 if _fits(match, order, theirs, ours):

@@ -15,7 +15,7 @@ from .archive import sha256
 from .check_report import CheckReport
 from .export_report import GraphSize
 from .fold_report import FoldReport
-from .runtime import LAYOUT_KEY
+from .layouts import LAYOUT_KEY
 from .saving import size_of
 
 

@@ -8,7 +8,9 @@ tf2onnx makes some fifteen nodes of it, which work out shapes at each run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from string import ascii_lowercase
 from typing import Any
 
 from tf2onnx.onnx_opset.math import Einsum
@@ -59,10 +61,35 @@ def contraction(equation: str) -> Contraction | None:
     )
 
 
+def spelled_out(equation: str, shapes: Sequence[Sequence[int]]) -> str:
+    """The equation with letters for the axes that `...` stands for, from the shapes of the operands, -1 a free size.
+
+    Left as it is where one operand is to be broadcast along such an axis, which letters cannot say.
+    """
+    equation = equation.replace(" ", "")
+    terms, arrow, _ = equation.partition("->")
+    operands = terms.split(",")
+    if "..." not in equation or not arrow:
+        return equation
+    hidden = []
+    for term, shape in zip(operands, shapes, strict=True):
+        before, _, after = term.partition("...")
+        hidden.append(tuple(shape[len(before) : len(shape) - len(after)]) if "..." in term else None)
+    sizes = {each for each in hidden if each is not None}
+    if len(sizes) != 1:
+        return equation
+    free = [letter for letter in ascii_lowercase if letter not in equation]
+    letters = "".join(free[: len(sizes.pop())])
+    return equation.replace("...", letters)
+
+
 def handle_einsum(ctx: Any, node: Any, _name: str, _args: Any) -> None:
     """tf2onnx handler: the MatMul, or tf2onnx's own where it is none."""
     equation = node.get_attr_value("equation")
-    found = contraction(equation.decode() if isinstance(equation, bytes) else equation)
+    equation = equation.decode() if isinstance(equation, bytes) else equation
+    equation = spelled_out(equation, [ctx.get_shape(value) for value in node.input])
+    node.set_attr("equation", equation)
+    found = contraction(equation)
     if found is None:
         Einsum.version_12(ctx, node)
         return

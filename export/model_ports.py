@@ -15,12 +15,9 @@ from keras import tree
 from keras.src.models.functional import Functional
 
 from .errors import UnsupportedError, UsageError
+from .layouts import TO_CHANNELS_FIRST, TO_CHANNELS_LAST
 from .rules.rule import Shape
 from .wording import reason
-
-# (N, H, W, C) to (N, C, H, W), and back.
-TO_CHANNELS_FIRST = (0, 3, 1, 2)
-TO_CHANNELS_LAST = (0, 2, 3, 1)
 
 Shapes = Mapping[str, Sequence[int | None]]
 

@@ -11,13 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BrokenModelError, UsageError
+from .layouts import FROM_MODEL, LAYOUT_KEY
 from .sessions import session
 from .wording import reason
 
 Array = NDArray[Any]
-
-LAYOUT_KEY = "kbn.input_layout"  # the metadata entry that tells where images lie otherwise than the model has them
-_AXES = {"nchw": (0, 3, 1, 2), "nhwc": (0, 2, 3, 1)}
 
 _NUMPY = {
     "tensor(float)": np.float32,
@@ -56,7 +54,7 @@ class Runtime:
                 for optimised in ([False] if as_written_only else [False, True])
             ]
         metadata = self._sessions[0].get_modelmeta().custom_metadata_map
-        self._axes = _AXES.get(metadata.get(LAYOUT_KEY))
+        self._axes = FROM_MODEL.get(metadata.get(LAYOUT_KEY, ""))
         self._inputs = self._sessions[0].get_inputs()
         self.input_names = [value.name for value in self._inputs]
         self.input_shapes = [self._as_model_has_it(value.shape) for value in self._inputs]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .errors import UsageError
 from .model_ports import input_ports
+from .named_arrays import arrays_of
 from .rules.rule import Shape
 
 Array = NDArray[Any]
@@ -49,12 +50,8 @@ def seeded_samples(model: keras.Model, seed: int, shapes: Sequence[Shape] | None
         for tensor, declared in zip(model.inputs, shapes, strict=True):
             shape = _concrete(declared, batch, size)
             if "float" not in tensor.dtype:
-                low, high = (
-                    (0, 1)
-                    if origin == "zeros"
-                    else (0, 2 if tensor.dtype == "bool" else _integer_limit(model, tensor.dtype))
-                )
-                arrays.append(random.integers(low, high, shape).astype(tensor.dtype))
+                limit = 1 if origin == "zeros" else _integer_limit(model, tensor.dtype)
+                arrays.append(random.integers(0, limit, shape).astype(tensor.dtype))
             elif origin == "zeros":
                 arrays.append(np.zeros(shape, np.float32))
             elif origin == "large range":
@@ -104,8 +101,8 @@ def user_samples(
         UsageError: an array is missing, or its shape or dtype does not fit its input.
     """
     shapes = shapes or own_shapes(model)
-    arrays = _per_input(model, data)
     names = [port.name for port in input_ports(model, None)]
+    arrays = arrays_of(data, names, "the model")
     dtypes = [tensor.dtype for tensor in model.inputs]
     checked = tuple(_fitting(*each) for each in zip(arrays, shapes, dtypes, names, strict=True))
     counts = {len(array) for array in checked}
@@ -122,24 +119,6 @@ def user_samples(
         )
     for start in range(0, count, step):
         yield Sample("data", tuple(array[start : start + step] for array in checked))
-
-
-def _per_input(model: keras.Model, data: Any) -> list[Array]:
-    names = [port.name for port in input_ports(model, None)]
-    if isinstance(data, Mapping):
-        for keys in (names, [f"x{i}" for i in range(len(names))], ["x"] if len(names) == 1 else []):
-            if keys and all(key in data for key in keys):
-                return [np.asarray(data[key]) for key in keys]
-        raise UsageError(
-            f"The data names {', '.join(map(repr, data)) or 'nothing'}, but the model's inputs are "
-            f"{', '.join(map(repr, names))}; name an array for each (or x0, x1, ... in their order)."
-        )
-    arrays = [np.asarray(item) for item in data] if isinstance(data, list | tuple) else [np.asarray(data)]
-    if len(arrays) != len(names):
-        raise UsageError(
-            f"The data holds {len(arrays)} arrays, but the model has {len(names)} inputs: {', '.join(names)}."
-        )
-    return arrays
 
 
 def _fitting(array: Array, expected: Shape, dtype: str, name: str) -> Array:

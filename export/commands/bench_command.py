@@ -62,8 +62,8 @@ def bench(
             size=size,
             progress=step,
         )
+    show(report, as_json, report_file)
     if plot is not None:
         from ..bench_plot import save_plot
 
         save_plot(report, plot)
-    show(report, as_json, report_file)

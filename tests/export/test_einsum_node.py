@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
 
-from kbn.export.einsum_node import contraction
+from kbn.export.einsum_node import contraction, spelled_out
 from kbn.export.onnx_conversion import convert
 from trained_models import computed, randomized
 
@@ -66,3 +66,29 @@ def test_an_equation_that_is_no_matmul_converts_as_before():
     array = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("f")
     (found,) = ort.InferenceSession(proto.SerializeToString()).run(None, {proto.graph.input[0].name: array})
     np.testing.assert_allclose(found, computed(model, array)[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes", "expected"),
+    [
+        ("...ij, ...jk -> ...ik", [(-1, 2, 3, 4), (-1, 2, 4, 5)], "abij,abjk->abik"),
+        ("...a,ab->...b", [(-1, 2, 3), (3, 4)], "cda,ab->cdb"),
+        ("...ij->...ji", [(4, 5)], "ij->ji"),
+        ("ij,jk->ik", [(2, 3), (3, 4)], "ij,jk->ik"),
+        ("...ij,...jk->...ik", [(2, 3, 4), (1, 4, 5)], "...ij,...jk->...ik"),  # broadcast
+        ("...i,...i", [(2, 3), (2, 3)], "...i,...i"),  # no output
+    ],
+)
+def test_an_ellipsis_is_spelled_out(equation, shapes, expected):
+    assert spelled_out(equation, shapes) == expected
+
+
+@pytest.mark.parametrize("equation", ["...ij,...kj->...ik", "...ij,jk->...ik"])
+def test_an_ellipsis_converts(equation):
+    inputs = [keras.Input((2, 3, 4), name="x"), keras.Input((2, 5, 4), name="y")]
+    other = inputs[1] if "...k" in equation else np.random.default_rng(1).normal(size=(4, 5)).astype("f")
+    model = keras.Model(inputs, keras.ops.einsum(equation, inputs[0], other))
+    arrays = [np.random.default_rng(0).normal(size=(6, *tensor.shape[1:])).astype("f") for tensor in inputs]
+    feeds = dict(zip(("x", "y"), arrays, strict=True))
+    (found,) = ort.InferenceSession(convert(model).proto.SerializeToString()).run(None, feeds)
+    np.testing.assert_allclose(found, computed(model, arrays)[0], rtol=0, atol=2e-6)

@@ -134,6 +134,9 @@ def test_operators_without_float16_stand_between_casts():
         helper.make_node("Mul", ["m", "two"], ["y"], "m/Mul"),
     ]
     proto = model_of(nodes, {"low": np.float32(0.1), "two": np.float32(2)}, ["batch", 4])
+    lowered = [node.op_type for node in to_float16(proto).graph.node]
+    # The Max computes in float32, the Mul in float16.
+    assert lowered.index("Max") < lowered.index("Cast", lowered.index("Max")) < lowered.index("Mul")
     assert_close(proto, np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4))
 
 

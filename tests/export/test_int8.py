@@ -94,7 +94,8 @@ def test_channels_of_very_different_scales_keep_their_precision():
 
 
 def test_saturating_cpus_compute_what_the_file_says():
-    # All weights at their largest and all activations too: the sum of two products of 8 bits leaves int16.
+    # All weights at their largest and all activations too: the sum of two products of 8 bits leaves int16. A CPU with VNNI
+    # adds them in int32, so that only one without it can fail here.
     kernel = np.ones((64, 2), np.float32)
     node = helper.make_node("MatMul", ["x", "k"], ["y"], "dense/MatMul")
     graph = helper.make_graph(

@@ -14,7 +14,7 @@ from kbn.export import bench, bench_runner, latency
 from kbn.export.bench_report import SHAPES_DIFFER, BenchReport, Difference, Machine, Spread, names_of
 from kbn.export.cli import main
 from kbn.export.errors import BrokenModelError, UsageError
-from kbn.export.runtime import LAYOUT_KEY
+from kbn.export.layouts import LAYOUT_KEY
 
 
 def save(path, inputs, nodes, outputs=("y",), constants=None, layout=None):

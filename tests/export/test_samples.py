@@ -51,8 +51,8 @@ def test_user_samples_come_in_batches(model, named):
 
 
 MISFITS = {
-    "one array for two inputs": (np.ones((2, 7, 4, 3)), "holds 1 arrays, but the model has 2 inputs"),
-    "missing name": ({"image": np.ones((2, 7, 4, 3))}, "the model's inputs are 'image', 'tokens'"),
+    "one array for two inputs": (np.ones((2, 7, 4, 3)), "holds 1 array, but the model has 2 inputs"),
+    "missing name": ({"image": np.ones((2, 7, 4, 3))}, "the inputs of the model are 'image', 'tokens'"),
     "rank": (
         [np.ones((2, 4, 3)), np.ones((2, 6))],
         r"'image' has shape \(2, 4, 3\), but the input takes \(any, any, 4, 3\)",
