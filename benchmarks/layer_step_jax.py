@@ -1,6 +1,6 @@
 """kbn.BatchNormalization beside Keras' own on the JAX backend, on the device that JAX finds: a training step and inference.
 
-    python benchmarks/layer_step_jax.py [--rounds 40] [--calls 20]
+    python benchmarks/layer_step_jax.py [--rounds 10] [--calls 10] [--dtypes float32 bfloat16]
 
 One jitted function is the layer's forward, its new averages and its gradient, as Keras' own trainer makes it. A turn is a
 number of calls, which wait for the device at its end. The ratios are Keras' time over kbn's, on data that is centred and on
@@ -21,14 +21,17 @@ import kbn
 
 LAYERS = {"Keras": keras.layers.BatchNormalization, "kbn": kbn.BatchNormalization}
 SHAPES = [
-    (256, 56, 56, 64),
     (256, 28, 28, 256),
     (256, 7, 7, 1024),
-    (32, 112, 112, 32),
-    (4096, 256),
     (65536, 1024),
     (128, 512, 256),
     (16, 16, 28, 28, 64),
+    (32, 112, 112, 32),
+    (64, 28, 28, 256),
+    (64, 7, 7, 1024),
+    (32, 512, 256),
+    (4, 16, 28, 28, 64),
+    (4096, 256),
 ]
 
 
@@ -64,11 +67,12 @@ def step(way, shape, dtype, mean, training, calls):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--calls", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--calls", type=int, default=10)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     options = parser.parse_args()
     console.print(f"JAX {jax.__version__} on {jax.devices()[0].device_kind}, Keras {keras.__version__}")
-    for dtype in ("float32", "bfloat16"):
+    for dtype in options.dtypes:
         columns = [f"{what}, {data}" for what in ("training", "inference") for data in ("centred", "mean 50")]
         table = RatioTable(f"{dtype}: Keras' time over kbn's", columns)
         for shape in SHAPES:

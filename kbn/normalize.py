@@ -87,7 +87,10 @@ def train(
     rank = len(x.shape)
     axes = reduction_axes(axis, rank, grouped=grouped)
     x = ops.cast(x, statistics_dtype(x.dtype))
-    if pivot:
+    in_one_pass = pivot and mask is None
+    if in_one_pass:
+        centre = statistics.pivot_of_part(x, axes)
+    elif pivot:
         centre = statistics.pivot_of_batch(x, axes, mask)
     else:
         kept = [1 if other in axes else size for other, size in enumerate(statistics.sizes(x))]
@@ -96,7 +99,7 @@ def train(
         x = statistics.fill_hidden(x, mask, centre)
     if pivot:
         x = x - centre
-    shifted = statistics.moments(x, axes, mask)
+    shifted = statistics.moments_in_one_pass(x, axes) if in_one_pass else statistics.moments(x, axes, mask)
     if synchronise is not None:
         shifted = synchronise(shifted, centre)
 

@@ -58,6 +58,42 @@ def test_pivot_of_the_batch_is_its_mean(case, offset):
     assert np.all(pivot[count == 0] == 0)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    hnp.arrays(
+        "float32", hnp.array_shapes(min_dims=2, max_dims=4, max_side=20), elements=st.floats(-1e3, 1e3, width=32)
+    ),
+    st.sampled_from([0.0, 1e4, -1e6]),
+    st.integers(0, 3),
+)
+def test_one_pass_about_the_mean_of_a_part(x, offset, channel):
+    # Hypothesis makes the part unlike the rest: one value in it, another outside.
+    x = (x + np.float32(offset)).astype("float32")
+    axes = [axis for axis in range(x.ndim) if axis != channel % x.ndim]
+    mean, variance, count = truth(x, tuple(axes), np.ones_like(x, bool))
+    pivot = statistics.pivot_of_part(tf.constant(x), axes)
+    found = statistics.moments_in_one_pass(tf.constant(x) - pivot, axes)
+    assert found.count == count.max()
+    unit = np.finfo("float32").eps
+    rounding = unit * (np.abs(x).max() + 1)  # of x - pivot, whatever is done with it
+    deviation = np.sqrt(variance)
+    assert np.all(np.abs(pivot.numpy() + found.mean.numpy() - mean) <= 4 * rounding)
+    assert np.all(found.variance.numpy() >= 0)
+    assert np.all(
+        np.abs(found.variance.numpy() - variance) <= 64 * unit * variance + 8 * rounding * (deviation + rounding)
+    )
+
+
+@pytest.mark.parametrize("examples", [2, 15, 16, 64])
+def test_a_part_lies_where_its_share_bounds_it(examples):
+    # The worst case: the part holds one value, the rest another.
+    x = np.zeros((examples, 5, 3), "float32")
+    x[: max(1, examples // 8)] = 1
+    pivot = statistics.pivot_of_part(tf.constant(x), [0, 1]).numpy()
+    share = max(1, examples // 8) / examples
+    np.testing.assert_allclose(np.abs(pivot - x.mean()), np.sqrt((1 - share) / share) * x.std(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_pivot_is_finite(bad, rng):
     x = rng.normal(50.0, 1.0, (64, 3)).astype("float32")
