@@ -1,4 +1,4 @@
-"""Float64 volumes are pooled as the float32 kernels do; channels-first images are convolved as the channels-last ones are."""
+"""What is made of other kernels is what Keras computes, or would in float64 or with the channels last."""
 
 import keras
 import numpy as np
@@ -33,6 +33,27 @@ def test_keras_is_itself_again():
     with cpu_kernels():
         pass
     assert keras.src.backend.nn.max_pool is before
+
+
+@pytest.mark.parametrize(
+    ("rank", "groups", "filters", "options"),
+    [
+        (1, 2, 8, {"strides": 2}),
+        (1, 6, 12, {"padding": "causal", "dilation_rate": 2}),
+        (2, 6, 6, {"padding": "same"}),
+        (2, 6, 18, {"dilation_rate": (2, 1)}),
+        (2, 6, 12, {"strides": (2, 1), "padding": "same"}),
+        (2, 3, 9, {"strides": 2, "padding": "same"}),
+        (3, 6, 6, {}),
+        (3, 2, 4, {"padding": "same", "strides": 2}),
+    ],
+)
+def test_grouped_convolutions(rank, groups, filters, options):
+    layer = getattr(layers, f"Conv{rank}D")(filters, 3, groups=groups, bias_initializer="normal", **options)
+    array = np.random.default_rng(0).normal(size=(2, *(9, 8, 7)[:rank], 6)).astype("float32")
+    expected = ops.convert_to_numpy(layer(array))
+    with cpu_kernels():
+        np.testing.assert_allclose(layer(array), expected, rtol=0, atol=1e-6)
 
 
 def test_convolutions_of_channels_first_images(tmp_path):
