@@ -53,6 +53,7 @@ CASES = [
     ("MobileNetV3Small", "HardSwish and HardSigmoid", without_marker("HardSwish", "HardSigmoid")),
     ("MobileNetV3Small", "Pad into Conv, Min and Max as Clip", without_rules),
     ("MobileNetV3Small", "Reshapes gone", without_reshapes),
+    ("EfficientNetB0", "Pad into Conv, Min and Max as Clip", without_rules),
     ("EfficientNetB0", "Reshapes gone", without_reshapes),
     ("ConvNeXtTiny", "Reshapes gone", without_reshapes),
     ("ConvNeXtTiny", "LayerNormalization as one node", without_marker("LayerNormalization")),

@@ -17,12 +17,12 @@ from kbn.export.errors import KbnError
 OTHERS = ["tf2onnx", "keras", "onnxsim", "onnxslim"]
 
 
-def runnable(paths):
-    """Those that onnxruntime runs."""
+def runnable(ours, paths):
+    """Those that onnxruntime runs on what our file takes: EfficientNet's of tf2onnx wants its statistics as inputs."""
     found = []
     for path in paths:
         try:
-            bench(path, rounds=1, warm_up=0)
+            bench([ours, path], rounds=1, warm_up=0, size=224)
         except KbnError:
             continue
         found.append(path)
@@ -39,8 +39,8 @@ def main():
     tables = {threads: RatioTable(f"{threads} threads", OTHERS) for threads in (1, 2)}
     for name in names:
         others = [options.folder / f"{name}.{tool}.onnx" for tool in OTHERS]
-        files = runnable(path for path in others if path.is_file())
         ours = options.folder / f"{name}.kbn.onnx"
+        files = runnable(ours, [path for path in others if path.is_file()])
         report = bench([ours, *files], threads=tuple(tables), rounds=options.rounds, size=224)
         for setting in report.settings:
             ratios = {timing.file.split(".")[1]: timing.ratio for timing in setting.timings}

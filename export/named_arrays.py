@@ -35,8 +35,10 @@ def arrays_of(data: Any, names: Sequence[str], owner: str) -> list[NDArray[Any]]
         )
     arrays = [np.asarray(item) for item in data] if isinstance(data, list | tuple) else [np.asarray(data)]
     if len(arrays) != len(names):
+        held, taken = (
+            f"{len(each)} {kind}{'s' * (len(each) != 1)}" for each, kind in ((arrays, "array"), (names, "input"))
+        )
         raise UsageError(
-            f"The data holds {len(arrays)} array{'s' * (len(arrays) != 1)}, but {owner} has {len(names)} inputs: {listed}. "
-            "Give a .npz file (a mapping) with an array for each."
+            f"The data holds {held}, but {owner} has {taken}: {listed}. Give a .npz file (a mapping) with an array for each."
         )
     return arrays

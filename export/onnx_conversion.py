@@ -28,6 +28,7 @@ from .model_ports import Shapes
 from .naming import unique
 from .onnx_names import layer_path, name_initializers, name_nodes
 from .saving import large_weights, without
+from .subnormal import flush_subnormals
 from .tidying import bind, tidy
 from .tracing import Trace, Weight, trace
 from .wording import reason
@@ -142,6 +143,7 @@ def _finish(
     bind(model, {f"{weight.node}:0": weight.value for weight in weights})
     _order_inputs(model, list(traced.inputs))
     tidy(model)
+    flush_subnormals(model)
     _set_interface(model, [*inputs, *outputs], [*in_shapes.values(), *out_shapes])
     name_nodes(model, traced.layers, traced.model.name)
     name_initializers(

@@ -227,6 +227,13 @@ def test_a_resize_whose_scale_float32_rounds_down(interpolation: str, opset: int
     assert_equal_numbers(model, convert(model, opset=opset).proto)
 
 
+def test_branches() -> None:
+    model = chain((20, 30, 3), layers.Resizing(16, 16, pad_to_aspect_ratio=True))
+    conversion = converted(model)
+    assert operators(conversion.proto)["If"] == 2
+    assert_equal_numbers(model, conversion.proto)
+
+
 @pytest.mark.parametrize("operation", [keras.ops.argmax, keras.ops.argmin])
 def test_arg_max_of_floats_converts(operation: Any) -> None:
     # Keras looks at the bits of zeros, which ONNX cannot (Bitcast).

@@ -8,7 +8,15 @@ import onnx_ir as ir
 import pytest
 
 from kbn.export.onnx_conversion import check
-from kbn.export.tidying import bind, cancel_reversals, lift_reductions, merge_biases, separate_outputs, tidy
+from kbn.export.tidying import (
+    bind,
+    cancel_reversals,
+    lift_reductions,
+    merge_biases,
+    remove_identities,
+    separate_outputs,
+    tidy,
+)
 from onnx_steps import assert_step, operators, parsed, run
 
 random = np.random.default_rng(0)
@@ -264,3 +272,22 @@ def test_the_checker_still_finds_shapes_that_do_not_fit() -> None:
     node.replace_input_with(1, value)
     with pytest.raises(onnx.shape_inference.InferenceError):
         check(model)
+
+
+# ---- remove_identities ----
+
+
+@pytest.mark.parametrize("kept", ["a", "x"])
+def test_a_branch_gives_what_it_computes_itself(kept: str) -> None:
+    # onnx-ir's pass leaves a branch whose output is a tensor of the graph around it, which is no valid model.
+    model = parsed(
+        f"""(bool c, float[2] x) => (float[2] y) {{
+            a = Abs(x)
+            b = Identity(a)
+            y = If(c)<then_branch = g1 () => (float[2] t) {{ t = Identity({kept}) }},
+                      else_branch = g2 () => (float[2] e) {{ e = Neg(b) }}>
+        }}"""
+    )
+    for condition in (True, False):
+        arrays = np.array(condition), np.array([-1, 2], "f")
+        assert_step(model, remove_identities, ["Abs", "If"], *arrays)
