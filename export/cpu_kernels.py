@@ -63,7 +63,11 @@ def _by_group(conv: Callable[..., Any], depthwise: Callable[..., Any]) -> Callab
         channels, taken, made = inputs.shape[-1], kernel.shape[-2], kernel.shape[-1]
         if channels == taken:
             return conv(inputs, kernel, **kwargs)
-        if taken == 1 and len(inputs.shape) < 5:
+        strides = kwargs.get("strides", 1)
+        even = (
+            isinstance(strides, int) or len(set(strides)) == 1
+        )  # TensorFlow's depthwise kernel takes no other in float64
+        if taken == 1 and even and len(inputs.shape) < 5:
             kernel = ops.reshape(kernel, (*kernel.shape[:-2], channels, made // channels))
             settings = {key: tuple(value) if isinstance(value, list) else value for key, value in kwargs.items()}
             return depthwise(inputs, kernel, **settings)

@@ -62,9 +62,9 @@ def contraction(equation: str) -> Contraction | None:
 
 
 def spelled_out(equation: str, shapes: Sequence[Sequence[int]]) -> str:
-    """The equation with letters for the axes that `...` stands for, from the shapes of the operands, -1 a free size.
+    """The equation with letters for the axes that `...` stands for, from the shapes of the operands.
 
-    Left as it is where one operand is to be broadcast along such an axis, which letters cannot say.
+    Left as it is where these are not equally many in each operand that has them, or there is no output.
     """
     equation = equation.replace(" ", "")
     terms, arrow, _ = equation.partition("->")
@@ -74,23 +74,35 @@ def spelled_out(equation: str, shapes: Sequence[Sequence[int]]) -> str:
     hidden = []
     for term, shape in zip(operands, shapes, strict=True):
         before, _, after = term.partition("...")
-        hidden.append(tuple(shape[len(before) : len(shape) - len(after)]) if "..." in term else None)
-    sizes = {each for each in hidden if each is not None}
-    if len(sizes) != 1:
+        if "..." in term:
+            hidden.append(len(shape) - len(before) - len(after))
+    if len(set(hidden)) != 1:
         return equation
     free = [letter for letter in ascii_lowercase if letter not in equation]
-    letters = "".join(free[: len(sizes.pop())])
-    return equation.replace("...", letters)
+    return equation.replace("...", "".join(free[: hidden[0]]))
+
+
+def _broadcasts(equation: str, shapes: Sequence[Sequence[int]]) -> bool:
+    """Whether a letter stands for axes of different sizes, of which one is 1; a free size, -1, is taken for equal."""
+    operands = equation.partition("->")[0].split(",")
+    found: dict[str, set[int]] = {}
+    for term, shape in zip(operands, shapes, strict=True):
+        for letter, size in zip(term, shape, strict=False):
+            found.setdefault(letter, set()).add(size)
+    return any(len(sizes - {-1}) > 1 for sizes in found.values())
 
 
 def handle_einsum(ctx: Any, node: Any, _name: str, _args: Any) -> None:
     """tf2onnx handler: the MatMul, or tf2onnx's own where it is none."""
     equation = node.get_attr_value("equation")
     equation = equation.decode() if isinstance(equation, bytes) else equation
-    equation = spelled_out(equation, [ctx.get_shape(value) for value in node.input])
-    node.set_attr("equation", equation)
-    found = contraction(equation)
+    shapes = [ctx.get_shape(value) for value in node.input]
+    spelled = spelled_out(equation, shapes)
+    found = contraction(spelled)  # whose MatMul broadcasts as the ellipsis does
     if found is None:
+        if "..." in spelled or _broadcasts(spelled, shapes):
+            raise ValueError(f"the einsum {equation} broadcasts along axes of its ellipsis, which ONNX has no form of")
+        node.set_attr("equation", spelled)
         Einsum.version_12(ctx, node)
         return
     inputs, output = list(node.input), node.output[0]

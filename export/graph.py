@@ -85,12 +85,14 @@ class Node:
         layer: what is called.
         args, kwargs: the arguments of the call, with a Value in the place of each tensor.
         outputs: the tensors that the call returns, flattened.
+        masked: whether a tensor among the arguments may carry a mask, which Keras would take from it.
     """
 
     layer: Layer
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     outputs: tuple[Value, ...]
+    masked: bool = True
 
     @property
     def inputs(self) -> tuple[Value, ...]:
@@ -243,7 +245,7 @@ class Graph:
     def copy_for(self, reader: Node, producer: Node) -> Node:
         """A second call of the producer's layer on the same inputs, which `reader` alone reads."""
         outputs = tuple(Value(value.shape, value.dtype) for value in producer.outputs)
-        node = Node(producer.layer, producer.args, producer.kwargs, outputs)
+        node = Node(producer.layer, producer.args, producer.kwargs, outputs, producer.masked)
         reader.redirect(dict(zip(producer.outputs, outputs, strict=True)))
         self.nodes.insert(self.nodes.index(producer) + 1, node)
         self._forget()

@@ -41,8 +41,13 @@ class Inlined:
 
 def inlined(layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Inlined | str:
     """The graph of `layer(*args, **kwargs)`, with a Value for each tensor; or why there is none, as a clause."""
-    if _has_none(layer) and (isinstance(layer, keras.Model) or type(layer).__module__.startswith("keras.src.layers.")):
-        return "it holds no layers"
+    if not _holds_layers(layer):
+        if isinstance(layer, keras.Model):
+            return "it holds no layers"
+        if getattr(layers, type(layer).__name__, None) is type(layer):
+            return "it is a layer of Keras' own, without a rule"
+        if layer.supports_masking:
+            return "it passes masks on, or makes them"
     if any(isinstance(leaf, Value) for leaf in tree.flatten(kwargs.get("mask"))):
         return "it is called with a mask"
     if kwargs.get("training"):
@@ -87,8 +92,8 @@ def inlined(layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Inlin
     return Inlined(function, tuple(tensors))
 
 
-def _has_none(layer: Any) -> bool:
-    return all(isinstance(each, layers.InputLayer) for each in layer._flatten_layers(include_self=False))
+def _holds_layers(layer: Any) -> bool:
+    return not all(isinstance(each, layers.InputLayer) for each in layer._flatten_layers(include_self=False))
 
 
 def _trains(node: Any) -> bool:

@@ -39,6 +39,7 @@ def arrays_of(data: Any, names: Sequence[str], owner: str) -> list[NDArray[Any]]
             f"{len(each)} {kind}{'s' * (len(each) != 1)}" for each, kind in ((arrays, "array"), (names, "input"))
         )
         raise UsageError(
-            f"The data holds {held}, but {owner} has {taken}: {listed}. Give a .npz file (a mapping) with an array for each."
+            f"The data holds {held}, but {owner} has {taken}: {listed}. Give an array for each: a list, or "
+            "by name a mapping (a .npz file). A list is not one array."
         )
     return arrays

@@ -1,8 +1,11 @@
 """tf2onnx handlers for the operators that it lacks or gets wrong: each puts ONNX nodes in the place of one of TensorFlow's.
 
-erfc(x) = 1 - erf(x)                          exact GELU (tf2onnx #2347)
-expm1(x) = tanh(x / 2) (exp(x) + 1)           CELU; without the cancellation of exp(x) - 1
-bucket(x) = number of boundaries <= x         Discretization
+    erfc(x) = 1 - erf(x)                                     exact GELU (tf2onnx #2347)
+    expm1(x) = tanh(x / 2) (exp(x) + 1)                      CELU; without the cancellation of exp(x) - 1
+    log1p(x) = 2 atanh(x / (x + 2)) for |x| < 1/2            elsewhere log(x + 1), whose sum is exact enough there
+    bucket(x) = number of boundaries <= x                    Discretization
+
+A handler takes tf2onnx's context and the node; what it cannot convert it raises as ValueError.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 from tf2onnx import utils
 from tf2onnx.onnx_opset.controlflow import Select
 from tf2onnx.onnx_opset.math import FloorDiv
@@ -48,23 +52,31 @@ def handle_expm1(ctx: Any, node: Any, _name: str, _args: Any) -> None:
 
 
 def handle_log1p(ctx: Any, node: Any, _name: str, _args: Any) -> None:
-    """Log(x + 1): off by half a unit in the last place of 1 near 0, and right at -1 and infinity."""
+    """2 Atanh(x / (x + 2)) near 0, Log(x + 1) elsewhere."""
     x, output = node.input[0], node.output[0]
     shape, dtype = ctx.get_shape(output), ctx.get_dtype(output)
-    one = _constant(ctx, 1, dtype)
+    half, one, two = (_constant(ctx, value, dtype) for value in (0.5, 1, 2))
     ctx.remove_node(node.name)
-    larger = ctx.make_node("Add", [x, one], op_name_scope=node.name, shapes=[shape], dtypes=[dtype]).output[0]
-    ctx.make_node("Log", [larger], name=node.name, outputs=[output], shapes=[shape], dtypes=[dtype])
+
+    def made(operator: str, *inputs: str) -> str:
+        return str(ctx.make_node(operator, list(inputs), op_name_scope=node.name).output[0])
+
+    near = made("Mul", made("Atanh", made("Div", x, made("Add", x, two))), two)
+    choices = [made("Less", made("Abs", x), half), near, made("Log", made("Add", x, one))]
+    ctx.make_node("Where", choices, name=node.name, outputs=[output], shapes=[shape], dtypes=[dtype])
 
 
 def handle_bucketize(ctx: Any, node: Any, _name: str, _args: Any) -> None:
-    """The boundaries that are not above x, counted."""
+    """The boundaries, which are float32, that are not above x, counted."""
     x, output = node.input[0], node.output[0]
     shape, dtype, kind = ctx.get_shape(output), ctx.get_dtype(output), ctx.get_dtype(x)
-    boundaries = np.array(node.get_attr("boundaries").floats, utils.map_onnx_to_numpy_type(kind))
+    precision = np.float64 if kind == onnx.TensorProto.DOUBLE else np.float32
+    boundaries = np.array(node.get_attr("boundaries").floats, precision)
     known = ctx.make_const(utils.make_name("boundaries"), boundaries).output[0]
     last = ctx.make_const(utils.make_name("axes"), np.array([-1], np.int64)).output[0]
     ctx.remove_node(node.name)
+    if not _is_float(kind):
+        x = ctx.make_node("Cast", [x], {"to": onnx.TensorProto.FLOAT}, op_name_scope=node.name).output[0]
     spread = ctx.make_node("Unsqueeze", [x, last], op_name_scope=node.name).output[0]
     below = ctx.make_node("Less", [spread, known], op_name_scope=node.name).output[0]
     reached = ctx.make_node("Not", [below], op_name_scope=node.name).output[0]
@@ -81,12 +93,13 @@ def handle_bucketize(ctx: Any, node: Any, _name: str, _args: Any) -> None:
 
 
 def handle_select(ctx: Any, node: Any, _name: str, _args: Any) -> None:
-    """Where. tf2onnx's is condition * x + (1 - condition) * y, which is NaN where the one not chosen is infinite."""
-    if node.type == "Select":
+    """Where, for floats. tf2onnx's is condition * x + (1 - condition) * y, NaN where the one not chosen is infinite.
+
+    Integers and booleans have no infinity, and onnxruntime no Where for some of them: they stay tf2onnx's.
+    """
+    if _is_float(ctx.get_dtype(node.output[0])):
         node.set_attr("handles_nan", True)
-        Select.version_9(ctx, node)
-    else:
-        node.type = "Where"
+    Select.version_9(ctx, node)
 
 
 def handle_floor_div(ctx: Any, node: Any, _name: str, _args: Any) -> None:

@@ -59,14 +59,15 @@ def in_precision(model: keras.Model, dtype: str) -> keras.Model:
     """
     custom_objects = own_classes(model)
     config = with_keras_layers(_with_dtype(keras.saving.serialize_keras_object(model), dtype))
-    config = _accepted(config, custom_objects)
     config.pop("compile_config", None)
     try:
+        config = _accepted(config, custom_objects)
         # safe_mode guards against configurations of strangers; this one was just made from a model in memory.
         with _default_precision(dtype), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a subclassed model is built when it is called, later
             copy = keras.saving.deserialize_keras_object(config, custom_objects=custom_objects, safe_mode=False)
         copy_variables(model, copy)
+        _name_as(model, copy)
     except Exception as error:  # a layer's own code, which may raise anything
         raise UnsupportedError(
             f"Model {model.name!r} cannot be copied in {dtype} from its configuration: "
@@ -103,12 +104,20 @@ def own_classes(model: keras.Layer) -> dict[str, type]:
     return found
 
 
+def _name_as(model: keras.Layer, copy: keras.Layer) -> None:
+    """Gives each layer the name of the one that it is a copy of: not every constructor takes a name."""
+    for old, new in zip(model._flatten_layers(), copy._flatten_layers(), strict=False):
+        if type(old) is type(new):
+            new.name = old.name
+
+
 def _accepted(value: Any, classes: Mapping[str, type]) -> Any:
     """The configuration with what the constructors of these classes take."""
     if isinstance(value, dict):
         value = {key: _accepted(item, classes) for key, item in value.items()}
         own = classes.get(value.get("class_name", ""))
-        return {**value, "config": accepted(own, value["config"])} if own is not None else value
+        config = value.get("config")
+        return {**value, "config": accepted(own, config)} if own is not None and isinstance(config, dict) else value
     if isinstance(value, list | tuple):
         return type(value)(_accepted(item, classes) for item in value)
     return value

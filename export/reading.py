@@ -19,6 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import layers, ops, tree
+from keras.src.backend import get_keras_mask
 
 from .errors import UnsupportedError
 from .graph import Graph, Layer, Node, Value
@@ -93,6 +94,7 @@ class _Reader:
     nodes: list[Node] = field(default_factory=list)
     layers: dict[Any, Layer] = field(default_factory=dict)
     kept_whole: dict[Any, str] = field(default_factory=dict)
+    masked: set[Value] = field(default_factory=set)  # what may carry a mask when the model runs
 
     def inline(self, function: Any, inputs: Sequence[Value]) -> tuple[Value, ...]:
         """Appends the calls of `function` on these inputs to the nodes; returns its outputs, flattened."""
@@ -123,7 +125,10 @@ class _Reader:
         layer = self._layer(operation)
         if kwargs.get("training"):
             layer.inner = None  # what is inside computes as in training
-        self.nodes.append(Node(layer, args, kwargs, outputs))
+        masked = not self.masked.isdisjoint(leaf for leaf in tree.flatten((args, kwargs)) if isinstance(leaf, Value))
+        if _gives_masks(operation, masked, tensors):
+            self.masked.update(outputs)
+        self.nodes.append(Node(layer, args, kwargs, outputs, masked))
         if layer.activation is not None:
             return self._activate(layer, layer.activation)
         return outputs
@@ -133,7 +138,7 @@ class _Reader:
         node = self.nodes[-1]
         (output,) = node.outputs
         node.outputs = (Value(output.shape, output.dtype),)
-        self.nodes.append(Node(activation, node.outputs, {}, (output,)))
+        self.nodes.append(Node(activation, node.outputs, {}, (output,), node.masked))
         return (output,)
 
     def _layer(self, operation: Any) -> Layer:
@@ -169,6 +174,13 @@ class _Reader:
             layer.activation = activation_of(layer)
             layer.config = {**config, "activation": "linear"}
         return layer
+
+
+def _gives_masks(operation: Any, masked: bool, tensors: Sequence[Any]) -> bool:
+    """Whether what a call returns carries a mask when the model runs: where it was passed on, or is made."""
+    if not isinstance(operation, layers.Layer) or not operation.supports_masking:
+        return False  # arithmetic returns new tensors, without
+    return masked or any(get_keras_mask(tensor) is not None for tensor in tensors)
 
 
 def _shapes(operation: Any, args: Any, kwargs: Mapping[str, Any], tensors: Sequence[Any]) -> list[Shape]:

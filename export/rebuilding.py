@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import layers, tree
+from keras.src.backend import get_keras_mask, is_keras_tensor
 from keras.src.saving.serialization_lib import SafeModeScope
 from numpy.typing import NDArray
 
@@ -45,6 +46,8 @@ def rebuild(graph: KerasGraph) -> keras.Model:
             made[node.layer] = _make(node)
         operation = made[node.layer]
         args, kwargs = tree.map_structure(fill_in, (node.args, dict(node.kwargs)))
+        if not node.masked:
+            args, kwargs = tree.map_structure(_without_mask, (args, kwargs))
         with _nothing_drawn(operation) if first else nullcontext():
             outputs = _call(operation, args, kwargs)
         tensors.update(zip(node.outputs, tree.flatten(outputs), strict=True))
@@ -136,6 +139,11 @@ def _call(operation: Any, args: Any, kwargs: Any) -> Any:
     if isinstance(operation, layers.Layer):
         return layers.Layer.__call__(operation, *args, **kwargs)
     return operation(*args, **kwargs)
+
+
+def _without_mask(leaf: Any) -> Any:
+    """A tensor that carries no mask: what stopped it on its way here, arithmetic, may have been folded away."""
+    return keras.ops.copy(leaf) if is_keras_tensor(leaf) and get_keras_mask(leaf) is not None else leaf
 
 
 def _assign_by_name(operation: Any, weights: Mapping[str, NDArray[Any]]) -> None:

@@ -19,12 +19,17 @@ _PARTS = ("Real", "Imag", "ComplexAbs")
 def handle_rfft(ctx: Any, node: Any, _name: str, _args: Any) -> None:
     """tf2onnx handler: leaves the node to those that take its parts, which then leave it without a reader.
 
-    Raises ValueError where another operator takes complex numbers, or the length is not known.
+    Raises ValueError where another operator takes complex numbers, or the length is not known or another than the samples'.
     """
     if others := sorted({user.type for user in ctx.find_output_consumers(node.output[0])} - set(_PARTS)):
         raise ValueError(f"ONNX has no complex numbers, which {', '.join(others)} takes")
-    if not node.inputs[1].is_const() or _length(ctx, node) != int(node.inputs[1].get_tensor_value()[0]):
-        raise ValueError("the number of samples of a Fourier transform is not known")
+    length = _length(ctx, node)
+    if length < 0 or not node.inputs[1].is_const():
+        raise ValueError("the number of samples of a Fourier transform is not known; fix the size of the model's input")
+    if length != (wanted := int(node.inputs[1].get_tensor_value()[0])):
+        raise ValueError(
+            f"a Fourier transform of length {wanted} is made of {length} samples; pad or cut them before it"
+        )
 
 
 def handle_part(ctx: Any, node: Any, _name: str, _args: Any) -> None:

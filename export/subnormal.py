@@ -1,6 +1,7 @@
 """Subnormal weights become 0, as which TensorFlow computes them: onnxruntime's kernels can be 10 times as slow with them.
 
-A float32 number below 2^-126 (1.2e-38) has no leading one. Dead channels of trained models have them, or get them by folding.
+A float32 number below 2^-126 (1.2e-38) has no leading one. Dead channels of trained models have them, or get them as the model
+is folded.
 Seen on a face detector whose first convolution took 79 ms with 27 such weights of 864 and 2 ms without.
 """
 

@@ -113,14 +113,14 @@ def pivot_of_batch(x: Any, axes: Sequence[int], mask: Any) -> Any:
 def pivot_of_part(x: Any, axes: Sequence[int]) -> Any:
     """The mean of an eighth of the batch as a pivot, with the axes kept: an eighth of a pass over `x`.
 
-    A share f of the elements lies off their mean by sqrt((1 - f) / f) standard deviations at most, whatever they are: the
-    one-pass variance of the differences from it loses 3 bits in the worst case, 4 where the batch has fewer than 16
-    examples. Without gradient, and 0 for a channel whose mean is not finite.
+    A share f of the elements lies off their mean by sqrt((1 - f) / f) standard deviations at most, whatever they are: with
+    f = 1/8 the one-pass variance of the differences from it loses 3 bits in the worst case. Without gradient, and 0 for a
+    channel whose mean is not finite.
     """
     size = x.shape[axes[0]]
     if size is None:
         return pivot_of_batch(x, axes, None)
-    part = [slice(None)] * axes[0] + [slice(0, max(1, size // 8))]
+    part = [slice(None)] * axes[0] + [slice(0, -(-size // 8))]
     return pivot_of_batch(x[tuple(part)], axes, None)
 
 

@@ -29,10 +29,17 @@ def test_volumes(pool, size, strides, padding):
 
 
 def test_keras_is_itself_again():
-    before = keras.src.backend.nn.max_pool
-    with cpu_kernels():
-        pass
-    assert keras.src.backend.nn.max_pool is before
+    before, decibels = dict(vars(keras.src.backend.nn)), keras.layers.MelSpectrogram._dbscale
+
+    @cpu_kernels()
+    def fails():
+        assert keras.src.backend.nn.conv is not before["conv"]
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
+    assert dict(vars(keras.src.backend.nn)) == before
+    assert keras.layers.MelSpectrogram._dbscale is decibels
 
 
 @pytest.mark.parametrize(
@@ -48,9 +55,11 @@ def test_keras_is_itself_again():
         (3, 2, 4, {"padding": "same", "strides": 2}),
     ],
 )
-def test_grouped_convolutions(rank, groups, filters, options):
-    layer = getattr(layers, f"Conv{rank}D")(filters, 3, groups=groups, bias_initializer="normal", **options)
-    array = np.random.default_rng(0).normal(size=(2, *(9, 8, 7)[:rank], 6)).astype("float32")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_grouped_convolutions(rank, groups, filters, options, dtype):
+    settings = {"groups": groups, "bias_initializer": "normal", "dtype": dtype}
+    layer = getattr(layers, f"Conv{rank}D")(filters, 3, **settings, **options)
+    array = np.random.default_rng(0).normal(size=(2, *(9, 8, 7)[:rank], 6)).astype(dtype)
     expected = ops.convert_to_numpy(layer(array))
     with cpu_kernels():
         np.testing.assert_allclose(layer(array), expected, rtol=0, atol=1e-6)

@@ -71,3 +71,26 @@ def test_a_file_of_other_names_is_told(exported, tmp_path):
     report = check(model, tmp_path / "foreign.onnx", layers=True)
     assert report.layers == []
     assert "no tensor that is named after a layer" in report.tables()[-1].note
+
+
+def test_layers_whose_constructor_takes_no_name_are_found(tmp_path):
+    class Scaled(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(3)
+
+        def build(self, input_shape):
+            self.factor = self.add_weight(shape=(input_shape[-1],), initializer="normal")
+            self.dense.build(input_shape)
+
+        def call(self, inputs):
+            return self.dense(inputs * self.factor)
+
+    inputs = keras.Input((4,), name="x")
+    model = randomized(keras.Model(inputs, layers.Dense(2, name="last")(Scaled()(Scaled()(inputs)))))
+    names = [layer.name for layer in model.layers[1:]]
+    keras.backend.clear_session()  # Keras counts its names anew
+    export(model, tmp_path / "m.onnx")
+    report = check(model, tmp_path / "m.onnx", layers=True)
+    assert report.passed
+    assert [layer.layer for layer in report.layers] == names

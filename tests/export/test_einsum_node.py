@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from keras import layers
 
 from kbn.export.einsum_node import contraction, spelled_out
+from kbn.export.errors import UnsupportedError
 from kbn.export.onnx_conversion import convert
 from trained_models import computed, randomized
 
@@ -75,7 +76,8 @@ def test_an_equation_that_is_no_matmul_converts_as_before():
         ("...a,ab->...b", [(-1, 2, 3), (3, 4)], "cda,ab->cdb"),
         ("...ij->...ji", [(4, 5)], "ij->ji"),
         ("ij,jk->ik", [(2, 3), (3, 4)], "ij,jk->ik"),
-        ("...ij,...jk->...ik", [(2, 3, 4), (1, 4, 5)], "...ij,...jk->...ik"),  # broadcast
+        ("...ij,...jk->...ik", [(2, 3, 4), (1, 4, 5)], "aij,ajk->aik"),  # which MatMul broadcasts
+        ("...ij,...jk->...ik", [(6, 2, 3, 4), (2, 4, 5)], "...ij,...jk->...ik"),  # not equally many
         ("...i,...i", [(2, 3), (2, 3)], "...i,...i"),  # no output
     ],
 )
@@ -83,12 +85,20 @@ def test_an_ellipsis_is_spelled_out(equation, shapes, expected):
     assert spelled_out(equation, shapes) == expected
 
 
+@pytest.mark.parametrize("size", [2, 1])
 @pytest.mark.parametrize("equation", ["...ij,...kj->...ik", "...ij,jk->...ik"])
-def test_an_ellipsis_converts(equation):
-    inputs = [keras.Input((2, 3, 4), name="x"), keras.Input((2, 5, 4), name="y")]
+def test_an_ellipsis_converts(equation, size):
+    inputs = [keras.Input((2, 3, 4), name="x"), keras.Input((size, 5, 4), name="y")]
     other = inputs[1] if "...k" in equation else np.random.default_rng(1).normal(size=(4, 5)).astype("f")
     model = keras.Model(inputs, keras.ops.einsum(equation, inputs[0], other))
     arrays = [np.random.default_rng(0).normal(size=(6, *tensor.shape[1:])).astype("f") for tensor in inputs]
     feeds = dict(zip(("x", "y"), arrays, strict=True))
     (found,) = ort.InferenceSession(convert(model).proto.SerializeToString()).run(None, feeds)
     np.testing.assert_allclose(found, computed(model, arrays)[0], rtol=0, atol=2e-6)
+
+
+def test_a_broadcast_that_no_matmul_does_is_told():
+    x, y = keras.Input((2, 3, 4), name="x"), keras.Input((1, 3, 4), name="y")
+    model = keras.Model([x, y], keras.ops.einsum("...ij,...ij->...i", x, y))
+    with pytest.raises(UnsupportedError, match=r"the einsum \S+->\S+ broadcasts along axes of its ellipsis"):
+        convert(model)

@@ -306,3 +306,57 @@ def test_the_arithmetic_of_a_layer_that_holds_none_folds():
     assert not any(isinstance(layer, Residual) for layer in folded._flatten_layers())
     assert "Multiply" not in {type(operation).__name__ for operation in folded.operations}
     assert_same_function(model, folded)
+
+
+class Stops(layers.Layer):
+    """Destroys masks, as a layer does that does not say otherwise."""
+
+    def call(self, inputs):
+        return inputs * 2.0
+
+
+class Passes(Stops):
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.supports_masking = True
+
+
+class Makes(Passes):
+    def compute_mask(self, inputs, mask=None):
+        return ops.any(inputs > 0, axis=-1)
+
+
+class Drops(Passes):
+    def compute_mask(self, inputs, mask=None):
+        return None
+
+
+class Holds(layers.Layer):
+    """A layer inside passes the mask on."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.dense = layers.Dense(4, name="dense")
+
+    def build(self, input_shape):
+        self.dense.build(input_shape)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support mask")
+@pytest.mark.parametrize(
+    "between",
+    [lambda: lambda x: x * 2.0, Stops, Passes, Makes, Drops, Holds, lambda: layers.Rescaling(2.0), norm],
+    ids=["arithmetic", "stops", "passes", "makes", "drops", "holds", "rescaling", "norm"],
+)
+@pytest.mark.parametrize("masked", [True, False])
+def test_masks_reach_what_they_reached(between, masked):
+    tokens = keras.Input((6,), dtype="int32", name="tokens")
+    tensor = between()(layers.Embedding(5, 4, mask_zero=masked, name="words")(tokens))
+    model = randomized(keras.Model(tokens, layers.Dense(2)(layers.LSTM(3)(tensor))))
+    folded, _ = fold(model)
+    array = np.array([[1, 2, 0, 0, 3, 0], [0, 4, 1, 0, 0, 0], [3, 2, 1, 4, 1, 2]])
+    np.testing.assert_allclose(computed(folded, array)[0], computed(model, array)[0], rtol=0, atol=1e-12)
+    assert_settled(folded)

@@ -34,8 +34,8 @@ def test_arrays_come_in_the_order_of_the_inputs(data, names, expected):
         ({"a": ONE}, ["a", "b"], r"names 'a', but the inputs of m\.onnx are 'a', 'b'; name an array for each"),
         ({}, ["a"], r"names nothing, but the inputs of m\.onnx are 'a'"),
         ({"x": ONE}, ["a", "b"], "names 'x'"),
-        (ONE, ["a", "b"], r"holds 1 array, but m\.onnx has 2 inputs: 'a', 'b'\. Give a \.npz"),
-        ([ONE, TWO], ["a"], r"holds 2 arrays, but m\.onnx has 1 input: 'a'\. Give"),
+        (ONE, ["a", "b"], r"holds 1 array, but m\.onnx has 2 inputs: 'a', 'b'\. Give an array for each"),
+        ([ONE, TWO], ["a"], r"holds 2 arrays, but m\.onnx has 1 input: 'a'\. .* A list is not one array"),
         ([], ["a"], "holds 0 arrays"),
     ],
 )

@@ -25,9 +25,13 @@ def test_expm1_keeps_what_is_small(opset: int) -> None:
 
 @pytest.mark.parametrize("opset", EVERY_OPSET)
 def test_log1p(opset: int) -> None:
-    array = np.append(np.abs(WIDE), [-1.0, -0.5, -2.0]).astype("float32")[None]
+    small = np.concatenate([-np.logspace(-30, -0.001, 100), [-1.0, -0.5, 0.5, -2.0]])
+    array = np.append(np.abs(WIDE), small).astype("float32")[None]
     found, expected, _ = both_ways(ops.log1p, array, opset)
-    np.testing.assert_allclose(found, expected, rtol=2e-7, atol=6e-8)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        truth = np.log1p(array.astype("float64")).astype("float32")
+    np.testing.assert_allclose(found, truth, rtol=1e-6, atol=1e-37)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-37)
 
 
 def test_celu() -> None:
@@ -45,6 +49,14 @@ def test_what_is_not_chosen_may_be_infinite(opset: int) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert operators["Where"] == 1
     assert "Mul" not in operators
+
+
+@pytest.mark.parametrize("opset", [14, 18, 21])  # opset 13 multiplies no int16
+@pytest.mark.parametrize("dtype", ["bool", "int16", "int32", "int64"])
+def test_choices_of_other_types(opset: int, dtype: str) -> None:
+    array = np.arange(-3, 3, dtype="int32")[None]
+    found, expected, _ = both_ways(lambda x: ops.where(x > 0, ops.cast(x, dtype), ops.cast(x + 3, dtype)), array, opset)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_the_select_of_tensorflow_1_takes_a_condition_for_each_row() -> None:
@@ -78,5 +90,6 @@ def test_discretization_on_its_boundaries(opset: int, dtype: str) -> None:
     if dtype == "float32":
         edge = np.float32(boundaries)
         array = np.concatenate([array, [np.nextafter(edge, -np.inf), edge, np.nextafter(edge, np.inf)]], None)[None]
-    found, expected, _ = both_ways(layers.Discretization(boundaries), array.astype(dtype), opset)
-    np.testing.assert_array_equal(found, expected)
+    for layer in (layers.Discretization(boundaries), lambda x: ops.digitize(x, np.array(boundaries))):
+        found, expected, _ = both_ways(layer, array.astype(dtype), opset)
+        np.testing.assert_array_equal(found, expected)

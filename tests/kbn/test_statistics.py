@@ -84,13 +84,15 @@ def test_one_pass_about_the_mean_of_a_part(x, offset, channel):
     )
 
 
-@pytest.mark.parametrize("examples", [2, 15, 16, 64])
+@pytest.mark.parametrize("examples", [2, 15, 16, 17, 23, 64])
 def test_a_part_lies_where_its_share_bounds_it(examples):
     # The worst case: the part holds one value, the rest another.
     x = np.zeros((examples, 5, 3), "float32")
-    x[: max(1, examples // 8)] = 1
+    part = -(-examples // 8)
+    x[:part] = 1
     pivot = statistics.pivot_of_part(tf.constant(x), [0, 1]).numpy()
-    share = max(1, examples // 8) / examples
+    share = part / examples
+    assert share >= 1 / 8
     np.testing.assert_allclose(np.abs(pivot - x.mean()), np.sqrt((1 - share) / share) * x.std(), rtol=1e-5)
 
 
