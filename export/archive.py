@@ -103,7 +103,11 @@ def _neighbours(path: Path) -> str:
     # By stem: every model ends in .keras, which says nothing about which one was meant.
     stems = difflib.get_close_matches(path.stem, {file.stem for file in files}, n=3)
     close = sorted((file.name for file in files if file.stem in stems), key=lambda name: stems.index(Path(name).stem))
-    return f"Did you mean {' or '.join(close[:3])}?" if close else f"Nothing of a similar name is in {path.parent}."
+    return (
+        f"Did you mean {' or '.join(close[:3])}?"
+        if close
+        else f"Nothing of a similar name is in the folder {str(path.parent)!r}."
+    )
 
 
 def _kind(path: Path) -> str:

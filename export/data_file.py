@@ -31,9 +31,11 @@ def read_arrays(path: Path) -> Any:
             loaded = np.load(stream, allow_pickle=False)
             return {name: loaded[name] for name in loaded.files} if path.suffix == ".npz" else loaded
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        # numpy takes what it does not know for a pickle, and advises to load that.
+        why = "" if "pickle" in str(error) else f" ({error})"
         raise BrokenModelError(
-            f"The data file {str(path)!r} cannot be read as arrays of numbers ({error}); write it anew with numpy.save or "
-            "numpy.savez."
+            f"The data file {str(path)!r} cannot be read as arrays of numbers{why}: it is damaged, holds Python objects, or is "
+            "of another kind. Write it anew with numpy.save or numpy.savez."
         ) from error
 
 

@@ -19,9 +19,9 @@ from .errors import CheckFailedError, KbnError, UnsupportedError, UsageError
 from .export_report import ExportReport
 from .folding import fold
 from .lowering import KINDS, lower, lowered_path
-from .model_ports import Shapes, input_ports, output_ports, with_batch, with_inputs
+from .model_ports import Shapes, check_layout, input_ports, output_ports, with_batch, with_inputs
 from .naming import unique
-from .onnx_conversion import convert
+from .onnx_conversion import check_opset, convert
 from .onnx_folding import fold_onnx
 from .parity import check, common_shapes
 from .precision import has_precision, in_precision
@@ -95,6 +95,8 @@ def export(
             "int8 takes the ranges of its activations from data, and there is none: give some hundred inputs as in use, with "
             "--data (data=...)."
         )
+    check_opset(opset)
+    check_layout(input_layout)
     ones_channel = not int8 if ones_channel is None else ones_channel
     clock = _Clock(progress)
     source = None if isinstance(model, keras.Model) else Path(model)

@@ -19,6 +19,7 @@ from .markers import read_marker
 from .recurrent_nodes import GRU, LSTM
 
 _MARKED = (BATCH_NORMALIZATION, GELU, GRU, HARD_SIGMOID, HARD_SWISH, LAYER_NORMALIZATION, LOOKUP, LSTM)
+_keras_resize = keras.src.ops.image.resize
 _BY_NAME = {operation.name: operation for operation in _MARKED}
 
 
@@ -32,6 +33,7 @@ def operations_marked(opset: int) -> Iterator[None]:
             for module, name, replacement in operation.patches:
                 stack.enter_context(mock.patch.object(module, name, replacement))
         stack.enter_context(mock.patch.object(keras.src.backend.tensorflow.numpy, "signbit", _signbit))
+        stack.enter_context(mock.patch.object(keras.src.ops.image, "resize", _resize))
         yield
 
 
@@ -39,6 +41,13 @@ def _signbit(x: Any) -> Any:
     """Whether the sign bit is set, zeros told apart by their reciprocals: Keras' argmax looks at the bits, ONNX cannot."""
     x = tf.convert_to_tensor(x)
     return tf.where(tf.equal(x, 0), 1 / x, x) < 0 if x.dtype.is_floating else x < 0
+
+
+def _resize(images: Any, size: Any, *args: Any, **kwargs: Any) -> Any:
+    """`keras.ops.image.resize`, which asks whether the size is positive: of one known only when the model runs it cannot."""
+    if not any(tf.is_tensor(each) for each in size):
+        return _keras_resize(images, size, *args, **kwargs)
+    return keras.src.ops.image._resize(images, size, *args, **kwargs)
 
 
 def handle_marker(ctx: Any, node: Any, _name: str, _args: Any) -> None:

@@ -108,8 +108,7 @@ def input_ports(model: Any, input_layout: str | None, shapes: Shapes | None = No
 
     Raises UsageError for another layout or a shape that does not fit, UnsupportedError for strings.
     """
-    if input_layout not in (None, "nchw", "nhwc"):
-        raise UsageError(f"input_layout is {input_layout!r}; it must be 'nchw', 'nhwc' or None (as the model has it).")
+    check_layout(input_layout)
     own = channels_first(model)
     wanted = own if input_layout is None else input_layout == "nchw"
     ports = [_input_port(tensor, own, wanted) for tensor in model.inputs]
@@ -121,8 +120,14 @@ def input_ports(model: Any, input_layout: str | None, shapes: Shapes | None = No
     return tuple(_reshaped(port, (shapes or {}).get(port.name, port.shape)) for port in ports)
 
 
+def check_layout(input_layout: str | None) -> None:
+    """Raises UsageError for a layout other than "nchw", "nhwc" and None."""
+    if input_layout not in (None, "nchw", "nhwc"):
+        raise UsageError(f"input_layout is {input_layout!r}; it must be 'nchw', 'nhwc' or None (as the model has it).")
+
+
 def with_batch(model: Any, batch: int, shapes: Shapes | None = None, input_layout: str | None = None) -> Shapes:
-    """The shapes, with this many examples in every input that the model has a free batch axis for.
+    """The shapes, with this many examples in every input whose batch they, or the model, leave free.
 
     Raises UsageError where the model, or the shape given, has another batch.
     """

@@ -86,8 +86,7 @@ def convert(
         UsageError: an argument does not fit the model.
         UnsupportedError: other precisions than float32, or an operator without a counterpart in ONNX.
     """
-    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
-        raise UsageError(f"The opset is {opset}; it must lie between {OLDEST_OPSET} and {NEWEST_OPSET}.")
+    check_opset(opset)
     traced = trace(model, opset, input_layout, input_shapes)
     inputs = _names("input", input_names, [port.name for port in traced.inputs.values()])
     outputs = _names("output", output_names, [port.name for port in traced.outputs.values()], taken=inputs)
@@ -109,6 +108,12 @@ def convert(
             "to find the layer, and replace it or leave it out of the export."
         ) from error
     return Conversion(converted, "frozen", (f"Converted with the weights as constants, because without: {why}.",))
+
+
+def check_opset(opset: int) -> None:
+    """Raises UsageError for one that kbn does not write."""
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise UsageError(f"The opset is {opset}; it must lie between {OLDEST_OPSET} and {NEWEST_OPSET}.")
 
 
 def _loop_note(traced: Trace) -> tuple[str, ...]:

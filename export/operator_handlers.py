@@ -17,11 +17,12 @@ import onnx
 from tf2onnx import utils
 from tf2onnx.onnx_opset.controlflow import Select
 from tf2onnx.onnx_opset.math import FloorDiv
-from tf2onnx.onnx_opset.nn import ConvOp, Resize
+from tf2onnx.onnx_opset.nn import ConvOp
 
 from .einsum_node import handle_einsum
 from .marked_operations import handle_marker
 from .markers import OPERATOR as MARKER
+from .resize_nodes import RESIZE_HANDLERS
 from .spectrum_nodes import handle_part, handle_rfft
 
 
@@ -157,26 +158,28 @@ def handle_reverse(ctx: Any, node: Any, _name: str, _args: Any) -> None:
     ctx.make_node("Slice", [x, *constants], name=node.name, outputs=[output], shapes=[shape], dtypes=[dtype])
 
 
-def handle_resize(ctx: Any, node: Any, _name: str, _args: Any) -> None:
-    """tf2onnx's own, with the next larger scale where one in float32 does not give the size.
-
-    13 / 9 is rounded down, and floor(9 * 1.4444444) is 12. (Sizes with axes, of opset 18, onnxruntime 1.32 mishandles as it
-    moves Transposes past a Resize.)
-    """
-    target, shape = node.inputs[1], ctx.get_shape(node.input[0])
-    sizes = target.get_tensor_value() if target.is_const() else None
-    output = node.output[0]
-    Resize.version_11(ctx, node)
-    if sizes is None or not shape or -1 in shape[1:3]:
-        return
-    resize = ctx.get_node_by_output(output).inputs[0]
-    scales = [np.float32(size / old) for size, old in zip(sizes, shape[1:3], strict=True)]
-    if [int(old * float(scale)) for scale, old in zip(scales, shape[1:3], strict=True)] == list(sizes):
-        return
-    larger = [1.0, 1.0, *(np.nextafter(scale, np.float32(np.inf)) for scale in scales)]
-    ctx.replace_input(
-        resize, resize.input[2], ctx.make_const(utils.make_name("scales"), np.array(larger, "f")).output[0], 2
-    )
+def handle_one_hot(ctx: Any, node: Any, _name: str, _args: Any) -> None:
+    """Where x equals 0, 1, ..., depth - 1, along a new axis. To ONNX' OneHot -1 is the last class, to TensorFlow none."""
+    if not node.inputs[1].is_const():
+        raise ValueError("the number of classes of a one-hot encoding is not known")
+    (x, _, on, off), output = node.input, node.output[0]
+    shape, dtype = ctx.get_shape(output), ctx.get_dtype(output)
+    values = [each.get_tensor_value() if each.is_const() else None for each in node.inputs[2:]]
+    rank, count = len(shape), int(node.inputs[1].get_tensor_value())
+    axis = node.get_attr_value("axis", -1) % rank
+    classes = np.arange(count, dtype=np.int64).reshape([-1 if each == axis else 1 for each in range(rank)])
+    known = ctx.make_const(utils.make_name("classes"), classes).output[0]
+    axes = ctx.make_const(utils.make_name("axes"), np.array([axis], np.int64)).output[0]
+    if ctx.get_dtype(x) != onnx.TensorProto.INT64:
+        x = ctx.make_node("Cast", [x], {"to": onnx.TensorProto.INT64}, op_name_scope=node.name).output[0]
+    ctx.remove_node(node.name)
+    spread = ctx.make_node("Unsqueeze", [x, axes], op_name_scope=node.name).output[0]
+    equal = ctx.make_node("Equal", [spread, known], op_name_scope=node.name).output[0]
+    whole = {"name": node.name, "outputs": [output], "shapes": [shape], "dtypes": [dtype]}
+    if values == [1, 0]:
+        ctx.make_node("Cast", [equal], {"to": dtype}, **whole)
+    else:
+        ctx.make_node("Where", [equal, on, off], **whole)
 
 
 def _is_float(dtype: int) -> bool:
@@ -199,10 +202,11 @@ HANDLERS: dict[str, tuple[Any, list[Any]]] = {
     "FloorMod": (handle_floor_mod, []),
     "Imag": (handle_part, []),
     "Log1p": (handle_log1p, []),
+    "OneHot": (handle_one_hot, []),
     MARKER: (handle_marker, []),
     "RFFT": (handle_rfft, []),
     "Real": (handle_part, []),
-    **{f"Resize{kind}": (handle_resize, []) for kind in ("Area", "Bicubic", "Bilinear", "NearestNeighbor")},
+    **RESIZE_HANDLERS,
     "ReverseV2": (handle_reverse, []),
     "Select": (handle_select, []),
     "SelectV2": (handle_select, []),

@@ -58,9 +58,9 @@ def in_precision(model: keras.Model, dtype: str) -> keras.Model:
         UnsupportedError: a layer cannot be made from its own configuration.
     """
     custom_objects = own_classes(model)
-    config = with_keras_layers(_with_dtype(keras.saving.serialize_keras_object(model), dtype))
-    config.pop("compile_config", None)
     try:
+        config = with_keras_layers(_with_dtype(keras.saving.serialize_keras_object(model), dtype))
+        config.pop("compile_config", None)
         config = _accepted(config, custom_objects)
         # safe_mode guards against configurations of strangers; this one was just made from a model in memory.
         with _default_precision(dtype), warnings.catch_warnings():

@@ -37,21 +37,24 @@ class Sample:
 
 
 def seeded_samples(model: keras.Model, seed: int, shapes: Sequence[Shape] | None = None) -> Iterator[Sample]:
-    """Random inputs of batch 1 and 3, a second size where an axis is dynamic, zeros, and a large range.
+    """Random inputs of batch 1 and 3, a second size where an axis is dynamic, zeros, negative integers, and a large range.
 
     shapes: of the inputs, in the model's layout, where they are not the model's own.
     """
     random = np.random.default_rng(seed)
     shapes = shapes or own_shapes(model)
     dynamic = any(None in shape[1:] for shape in shapes)
+    signed = any(tensor.dtype.startswith("int") for tensor in model.inputs) and not _embeddings(model)
     cases = [("random", 3, 0), ("random", 1, 0), *([("second size", 1, 1)] if dynamic else []), ("zeros", 1, 0)]
+    cases += [("negative", 3, 0)] if signed else []
     for origin, batch, size in [*cases, ("large range", 2, 0)]:
         arrays = []
         for tensor, declared in zip(model.inputs, shapes, strict=True):
             shape = _concrete(declared, batch, size)
             if "float" not in tensor.dtype:
                 limit = 1 if origin == "zeros" else _integer_limit(model, tensor.dtype)
-                arrays.append(random.integers(0, limit, shape).astype(tensor.dtype))
+                low = -limit if origin == "negative" and tensor.dtype.startswith("int") else 0
+                arrays.append(random.integers(low, limit, shape).astype(tensor.dtype))
             elif origin == "zeros":
                 arrays.append(np.zeros(shape, np.float32))
             elif origin == "large range":
@@ -76,11 +79,15 @@ def _concrete(shape: Sequence[int | None], batch: int, size: int) -> tuple[int, 
     return tuple(filled)
 
 
+def _embeddings(model: keras.Model) -> list[Any]:
+    return [layer for layer in model._flatten_layers() if isinstance(layer, layers.Embedding)]
+
+
 def _integer_limit(model: keras.Model, dtype: str) -> int:
     """One above the largest integer to draw: every Embedding of the model has a row for it, and the dtype room."""
     if dtype == "bool":
         return 2
-    rows = [layer.input_dim for layer in model._flatten_layers() if isinstance(layer, layers.Embedding)]
+    rows = [layer.input_dim for layer in _embeddings(model)]
     known = bool(rows) or np.iinfo(dtype).bits == 8
     return int(min([*rows, np.iinfo(dtype).max + 1])) if known else 10
 
@@ -129,8 +136,8 @@ def _fitting(array: Array, expected: Shape, dtype: str, name: str) -> Array:
     )
     if not fits:
         raise UsageError(
-            f"The data for input {name!r} has shape {array.shape}, but the input takes {shown}, the first axis counting "
-            "examples."
+            f"The data for input {name!r} has shape {array.shape}, but the model's input takes {shown}, the first axis "
+            "counting examples; data is laid out as the Keras model takes it, whatever the file's layout."
         )
     if array.dtype.kind not in "fiub":
         raise UsageError(f"The data for input {name!r} holds {array.dtype}, but the input takes {dtype}.")

@@ -59,6 +59,34 @@ def test_choices_of_other_types(opset: int, dtype: str) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("opset", EVERY_OPSET)
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8"])
+@pytest.mark.parametrize("axis", [-1, 1, 0])
+def test_one_hot_of_no_class(opset: int, dtype: str, axis: int) -> None:
+    # -1 is often "missing"; ONNX' OneHot has it for the last class.
+    array = np.array([[0, 1, 2], [3, 4, 250]]) if dtype == "uint8" else np.array([[0, -1, 2], [3, -3, 9]])
+    found, expected, _ = both_ways(lambda x: ops.one_hot(x, 3, axis=axis), array.astype(dtype), opset)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int32"])
+def test_one_hot_of_other_types(dtype: str) -> None:
+    array = np.array([[0, -1, 2, 5]], "int32")
+    found, expected, _ = both_ways(lambda x: ops.one_hot(x, 3, dtype=dtype), array)
+    np.testing.assert_array_equal(found, expected)
+    found, expected, _ = both_ways(lambda x: ops.multi_hot(x, 3), array)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_one_hot_of_other_values() -> None:
+    class Smoothed(layers.Layer):
+        def call(self, x):
+            return tf.one_hot(x, 4, on_value=0.9, off_value=0.1)
+
+    found, expected, _ = both_ways(Smoothed(), np.array([[0, -1, 3, 4]], "int32"))
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_the_select_of_tensorflow_1_takes_a_condition_for_each_row() -> None:
     array = np.array([[1.0, -2.0], [-3.0, np.inf], [0.0, 5.0]], "float32")
 

@@ -40,6 +40,20 @@ def test_seeded_samples_fit_the_model_and_repeat(model):
     assert not np.array_equal(other.arrays[0], first[0].arrays[0])
 
 
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [("int32", True), ("int64", True), ("uint8", False), ("float32", False)]
+)
+def test_integers_are_negative_too_where_no_row_is_looked_up(dtype, expected):
+    inputs = keras.Input((6,), dtype=dtype)
+    samples = {sample.origin: sample for sample in seeded_samples(keras.Model(inputs, inputs), 0)}
+    assert ("negative" in samples) is expected
+    if expected:
+        (array,) = samples["negative"].arrays
+        assert array.dtype == dtype
+        assert array.min() < 0 < array.max()
+        assert samples["negative"].kind == "seeded"
+
+
 @pytest.mark.parametrize("named", ["list", "input names", "x0, x1"])
 def test_user_samples_come_in_batches(model, named):
     arrays = fitting()
@@ -55,7 +69,7 @@ MISFITS = {
     "missing name": ({"image": np.ones((2, 7, 4, 3))}, "the inputs of the model are 'image', 'tokens'"),
     "rank": (
         [np.ones((2, 4, 3)), np.ones((2, 6))],
-        r"'image' has shape \(2, 4, 3\), but the input takes \(any, any, 4, 3\)",
+        r"'image' has shape \(2, 4, 3\), but the model's input takes \(any, any, 4, 3\)",
     ),
     "size": ([np.ones((2, 7, 4, 1)), np.ones((2, 6))], r"'image' has shape \(2, 7, 4, 1\)"),
     "counts": ([np.ones((2, 7, 4, 3)), np.ones((3, 6))], "found image: 2, tokens: 3"),
