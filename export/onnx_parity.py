@@ -80,7 +80,14 @@ def check_files(
             report.layers, report.with_layers = tensor_drift(exact, tensors, (a, arrays), (b, fed), sample.kind), True
         report.samples[sample.origin] = report.samples.get(sample.origin, 0) + sample.examples
         for output, name, computed, found in zip(report.outputs, a.output_names, singles, files, strict=True):
-            output.add(sample.kind, np.asarray(tensors[name]), computed, found)
+            truth = np.asarray(tensors[name])
+            if truth.shape != computed.shape:
+                raise UnsupportedError(
+                    f"Output {quote(name)} of {a.path} is of shape {truth.shape} in the float64 run, of {computed.shape} in "
+                    "onnxruntime: the reference evaluator has another idea of one of its operators, and gives no truth to "
+                    "compare with."
+                )
+            output.add(sample.kind, truth, computed, found)
     if not report.samples:
         refusals = "; ".join(f"{origin}: {why}" for origin, why in report.skipped.items())
         raise UsageError(f"A runs on none of the seeded inputs ({refusals}); give data that it takes.")

@@ -285,6 +285,24 @@ def test_narrower_floats_are_refused(tmp_path, monkeypatch):
         DoubleRun(path).run([np.zeros((1, 2, 4))])
 
 
+def test_a_float64_run_of_another_shape_is_no_truth(tmp_path, monkeypatch):
+    from kbn.export import window_operators
+
+    monkeypatch.setattr(window_operators.Conv, "_run", lambda *_, **__: (np.zeros((1, 1)),))
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
+    path = save(tmp_path / "a.onnx", {"x": (F, [1, 2, 4])}, nodes, constants={"w": np.ones((1, 2, 3), np.float32)})
+    with pytest.raises(UnsupportedError, match=r"Output 'y' of .* is of shape \(1, 1\) in the float64 run"):
+        check(path, path)
+
+
+@pytest.mark.parametrize("build", [lambda x: layers.Bidirectional(layers.LSTM(5))(x), lambda x: layers.GRU(5)(x)])
+def test_recurrent_layers(tmp_path, build):
+    inputs = keras.Input((6, 3))
+    onnx.save(convert(randomized(keras.Model(inputs, build(inputs)))).proto, tmp_path / "a.onnx")
+    report = check(tmp_path / "a.onnx", tmp_path / "a.onnx")
+    assert report.passed, report.faults()
+
+
 def test_tensors_of_the_same_name(files, tmp_path):
     report = check(files / "folded.onnx", files / "folded.onnx", layers=True)
     assert report.first_drifting is None
