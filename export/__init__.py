@@ -3,7 +3,7 @@
     fold(model)            the folded model, Keras or ONNX, and what was folded into what
     inspect(model)         the same report without building the folded model
     export(model, path)    fold, convert, check, write
-    check(model, path)     does this ONNX file compute what this model computes?
+    check(model, path)     does this ONNX file compute what this model, or this other file, computes?
     bench(paths)           how long ONNX files take in onnxruntime, side by side
 
 Importing this package imports neither Keras nor TensorFlow: each name is loaded when it is first used (PEP 562). No
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .affine import Affine
+    from .any_check import check
     from .any_model import fold, inspect
     from .bench_report import BenchReport
     from .check_report import CheckReport
@@ -22,14 +23,13 @@ if TYPE_CHECKING:
     from .exporting import export
     from .fold_report import FoldReport
     from .latency import bench
-    from .parity import check
 
 _HOME = {
     "Affine": ".affine",
     "fold": ".any_model",
     "inspect": ".any_model",
     "FoldReport": ".fold_report",
-    "check": ".parity",
+    "check": ".any_check",
     "CheckReport": ".check_report",
     "export": ".exporting",
     "ExportReport": ".export_report",

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bench_runner import Port, Runner, compatible, converted, shown
+from .bench_runner import Runner
 from .errors import UsageError
+from .file_inputs import Port, compatible, converted, shown
 from .named_arrays import arrays_of
 from .wording import quote
 
@@ -22,7 +23,7 @@ def inputs_of(runners: Sequence[Runner], batch: int, size: int, random: np.rando
     """An array for each input of the first file."""
     first = runners[0]
     for runner in runners[1:]:
-        _check_kinds(first, runner)
+        runner.inputs.check_kinds(first.inputs)
     for runner in runners:
         _check_batch(runner, batch)
     shapes = _shapes(runners, batch, size)
@@ -35,21 +36,6 @@ def inputs_of(runners: Sequence[Runner], batch: int, size: int, random: np.rando
         drawn: Array = random.normal(size=shape) if port.dtype.kind == "f" else random.integers(0, limit, shape)
         arrays.append(np.asarray(drawn).astype(port.dtype))
     return arrays
-
-
-def _check_kinds(first: Runner, other: Runner) -> None:
-    if len(other.ports) != len(first.ports):
-        raise UsageError(
-            f"{other.path} takes {len(other.ports)} inputs, where {first.path} takes {len(first.ports)}. Files must take the "
-            "same inputs to be benched together."
-        )
-    for index, (ours, theirs) in enumerate(zip(other.ports, first.ports, strict=True)):
-        # float16 for float32 and int32 for int64 is what is to be compared; an index for a number is another model.
-        if {ours.dtype.kind, theirs.dtype.kind} not in ({"f"}, {"b"}, {"i"}, {"u"}, {"i", "u"}):
-            raise UsageError(
-                f"Input {index} of {other.path} holds {ours.dtype}, where {first.path} takes {theirs.dtype}. Files must take "
-                "the same inputs to be benched together."
-            )
 
 
 def _check_batch(runner: Runner, batch: int) -> None:
@@ -72,7 +58,7 @@ def _shapes(runners: Sequence[Runner], batch: int, size: int) -> list[tuple[int,
     fixed = [[{value} if isinstance(value, int) else set() for value in port.shape] for port in first.ports]
     for runner in runners[1:]:
         for index, port in enumerate(runner.ports):
-            for axis, value in zip(runner.axes_from(first, index), port.shape, strict=True):
+            for axis, value in zip(runner.inputs.axes_from(first.inputs, index), port.shape, strict=True):
                 fixed[index][axis] |= {value} if isinstance(value, int) else set()
     named: dict[int | str | None, int] = {}
     for port, sizes in zip(first.ports, fixed, strict=True):
@@ -80,7 +66,7 @@ def _shapes(runners: Sequence[Runner], batch: int, size: int) -> list[tuple[int,
             if len(found) > 1:
                 raise UsageError(
                     f"The files fix an axis of input {quote(port.name)} at different sizes, {sorted(found)}. Files must take "
-                    "the same inputs to be benched together."
+                    "the same inputs to be compared."
                 )
             if found and isinstance(value, str):
                 named.setdefault(value, *found)

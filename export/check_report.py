@@ -10,11 +10,33 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .drift import LayerCheck
+from .layer_check import LayerCheck
 from .report import Report, Table
 from .verdict import ATOL, FACTOR, RTOL, Errors, difference, largest
 
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What the report calls the two that are compared.
+
+    Attributes:
+        kind: of the original: "keras" or "onnx".
+        original, exact, file: in sentences: the original, its float64 run, the file.
+        original_error, file_error: the heads of the columns.
+    """
+
+    kind: str
+    original: str
+    exact: str
+    file: str
+    original_error: str
+    file_error: str
+
+
+KERAS_AND_FILE = Sides("keras", "the model", "the float64 model", "the file", "Keras error", "ONNX error")
+TWO_FILES = Sides("onnx", "A", "A in float64", "B", "A error", "B error")
 
 
 @dataclass
@@ -25,11 +47,13 @@ class OutputCheck:
         output: the output's name in the file.
         shape: the shape of one example, as last seen.
         cases: for each kind of input what was measured over all its batches.
+        sides: what the two are called.
     """
 
     output: str
     shape: tuple[int, ...] = ()
     cases: dict[str, Errors] = field(default_factory=dict)
+    sides: Sides = KERAS_AND_FILE
     _faults: list[str] = field(default_factory=list)
     _agreeing: dict[str, list[bool]] = field(default_factory=dict)
 
@@ -51,13 +75,13 @@ class OutputCheck:
         for kind, errors in self.cases.items():
             if errors.verdict == "FAILED":
                 found.append(
-                    f"the file is {errors.file_error:.2g} away from the float64 model, where {errors.allowed:.2g} is "
-                    f"allowed ({kind} inputs)"
+                    f"{self.sides.file} is {errors.file_error:.2g} away from {self.sides.exact}, where "
+                    f"{errors.allowed:.2g} is allowed ({kind} inputs)"
                 )
         if not found and self.worst is None:
             found.append(
-                "no input proves anything, because what comes out is not finite, or far from what the model's float64 run "
-                "gives: give data the model was trained for"
+                "no input proves anything, because what comes out is not finite, or far from what the float64 run of "
+                f"{self.sides.original} gives: give data the model was trained for"
             )
         return found
 
@@ -87,16 +111,17 @@ class OutputCheck:
             rounding: how far, over the largest truth, `own` may be from the truth.
         """
         self.shape = truth.shape[1:]
+        original, name = self.sides.original, self.sides.file
         if any(file.shape != truth.shape for file in files):
-            self._faults.append(f"the file gives shape {files[0].shape} where the model gives {truth.shape}")
+            self._faults.append(f"{name} gives shape {files[0].shape} where {original} gives {truth.shape}")
             return
         finite = np.isfinite(truth) & np.isfinite(model)
         infinite = ~(np.isfinite(truth) | np.isfinite(model))
         if not all(np.isfinite(file[finite]).all() for file in files):
-            self._faults.append(f"the file gives NaN or infinity where the model is finite ({kind} inputs)")
+            self._faults.append(f"{name} gives NaN or infinity where {original} is finite ({kind} inputs)")
             return
         if any(np.isfinite(file[infinite]).any() for file in files):
-            self._faults.append(f"the file is finite where the model gives NaN or infinity ({kind} inputs)")
+            self._faults.append(f"{name} is finite where {original} gives NaN or infinity ({kind} inputs)")
             return
         magnitude = largest(truth[finite])
         departed = False
@@ -150,6 +175,7 @@ class CheckReport(Report):
         skipped: the seeded inputs that the model does not take, with the reason.
         layers: the drift of each layer; empty unless it was asked for.
         with_layers: whether it was.
+        sides: what the two are called.
     """
 
     schema: ClassVar[str] = "kbn.check/1"
@@ -158,6 +184,7 @@ class CheckReport(Report):
     skipped: dict[str, str] = field(default_factory=dict)
     layers: list[LayerCheck] = field(default_factory=list)
     with_layers: bool = False
+    sides: Sides = KERAS_AND_FILE
 
     @property
     def passed(self) -> bool:
@@ -174,14 +201,16 @@ class CheckReport(Report):
         return [f"{output.output}: {fault}" for output in self.outputs for fault in output.faults]
 
     def tables(self) -> list[Table]:
-        columns = ("output", "shape", "inputs", "max|y|", "Keras error", "ONNX error", "allowed", "top-1", "verdict")
+        errors = (self.sides.original_error, self.sides.file_error)
+        columns = ("output", "shape", "inputs", "max|y|", *errors, "allowed", "top-1", "verdict")
         rows = [row for output in self.outputs for row in output.table_rows()]
         seen = ", ".join(f"{count} {origin}" for origin, count in self.samples.items())
+        original = "A" if self.sides is TWO_FILES else "the original model"
         notes = [
             *self.faults(),
-            f"Largest errors against the original model in float64; examples: {seen}.",
+            f"Largest errors against {original} in float64; examples: {seen}.",
             *(
-                f"Not compared: {origin} inputs, which the model does not take ({why})."
+                f"Not compared: {origin} inputs, which {self.sides.original} does not take ({why})."
                 for origin, why in self.skipped.items()
             ),
         ]
@@ -189,7 +218,7 @@ class CheckReport(Report):
         return [parity, self._layer_table()] if self.with_layers else [parity]
 
     def _layer_table(self) -> Table:
-        columns = ("layer", "type", "max|y|", "Keras error", "ONNX error", "allowed", "verdict")
+        columns = ("layer", "type", "max|y|", self.sides.original_error, self.sides.file_error, "allowed", "verdict")
         rows = []
         for layer in self.layers:
             errors = layer.errors
@@ -197,15 +226,21 @@ class CheckReport(Report):
             verdict = "passed" if layer.passed else "FAILED"
             rows.append((layer.layer, layer.type, *(f"{number:.3g}" for number in numbers), verdict))
         first = self.first_drifting
-        note = f"The first layer that drifts is {first.layer}." if first else "No layer that was found drifts."
+        what = "tensor" if self.sides is TWO_FILES else "layer"
+        note = f"The first {what} that drifts is {first.layer}." if first else f"No {what} that was found drifts."
         if not self.layers:
-            note = "The file has no tensor that is named after a layer of the model."
+            note = (
+                "No tensor of floats has the same name and shape in both files."
+                if self.sides is TWO_FILES
+                else "The file has no tensor that is named after a layer of the model."
+            )
         return Table("Layers", columns, rows, frozenset(columns[2:6]), note)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "schema": self.schema,
             "passed": self.passed,
+            "original": self.sides.kind,
             "factor": FACTOR,
             "atol": ATOL,
             "rtol": RTOL,

@@ -8,7 +8,7 @@ beyond its bound is where a fault lies.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,44 +19,16 @@ from keras import tree
 from numpy.typing import NDArray
 
 from .cpu_kernels import cpu_kernels
+from .drawing import Sample
 from .folding import fold
+from .layer_check import LayerCheck
 from .model_ports import pack_inputs
 from .precision import in_precision
 from .reading import read
 from .runtime import Runtime
-from .samples import Sample
 from .verdict import Errors, difference, largest
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class LayerCheck:
-    """What was measured on one layer.
-
-    Attributes:
-        layer, type: the layer's name and class.
-        tensor: the tensor of the file that was compared.
-        errors: the model's and the file's largest error against float64.
-    """
-
-    layer: str
-    type: str
-    tensor: str
-    errors: Errors
-
-    @property
-    def passed(self) -> bool:
-        return self.errors.use <= 1
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "layer": self.layer,
-            "type": self.type,
-            "tensor": self.tensor,
-            "passed": self.passed,
-            **self.errors.to_dict(),
-        }
 
 
 def layer_drift(model: keras.Model, path: Path, sample: Sample) -> list[LayerCheck]:

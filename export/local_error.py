@@ -4,8 +4,8 @@ A layer is given what the FILE has before it, and compared with what the file ha
 
     local error = |y_file - L(x_file)|        L the layer of the folded model, in float64
 
-so that nothing of what earlier layers did counts. Rounding explains at most `rounding_bound`; a weight, an axis or a border that is
-wrong is not explained. Between two tensors of the file may stand layers that only move values, and so make no error: they are
+so that nothing of what earlier layers did counts. Rounding explains at most `rounding_bound`; a wrong weight, axis or border is
+not explained. Between two tensors of the file may stand layers that only move values, and so make no error: they are
 run on the way.
 """
 

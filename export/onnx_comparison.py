@@ -7,7 +7,8 @@ with onnxruntime's optimisations off and on:
 
 with r = 1e-4, or 2e-2 (some forty units in the last place) where the file computes in float16 or bfloat16.
 
-This catches a fault; the float64 proof of `kbn check` needs the Keras model. Inputs are drawn at random by their shape and
+This catches a fault in a moment; the float64 proof is `kbn check ORIGINAL.onnx FOLDED.onnx`.
+Inputs are drawn at random by their shape and
 type; a model that does not run on such inputs (token ids, say, that are out of its range) cannot be compared, and is told.
 """
 

@@ -94,11 +94,11 @@ def handle_bucketize(ctx: Any, node: Any, _name: str, _args: Any) -> None:
 
 
 def handle_select(ctx: Any, node: Any, _name: str, _args: Any) -> None:
-    """Where, for floats. tf2onnx's is condition * x + (1 - condition) * y, NaN where the one not chosen is infinite.
+    """Where. tf2onnx's is condition * x + (1 - condition) * y, which is NaN where the one not chosen is infinite.
 
-    Integers and booleans have no infinity, and onnxruntime no Where for some of them: they stay tf2onnx's.
+    onnxruntime has no Where for booleans and other integers, which have no infinity either: they stay tf2onnx's.
     """
-    if _is_float(ctx.get_dtype(node.output[0])):
+    if ctx.get_dtype(node.output[0]) in _CHOSEN:
         node.set_attr("handles_nan", True)
     Select.version_9(ctx, node)
 
@@ -190,6 +190,9 @@ def _constant(ctx: Any, value: float, dtype: int) -> str:
     array = np.array(value, utils.map_onnx_to_numpy_type(dtype))
     return str(ctx.make_const(utils.make_name("constant"), array).output[0])
 
+
+# The types of onnxruntime's Where, and half precision, which it runs in float32.
+_CHOSEN = frozenset(getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "DOUBLE", "INT32", "INT64", "UINT8"))
 
 HANDLERS: dict[str, tuple[Any, list[Any]]] = {
     "Bucketize": (handle_bucketize, []),

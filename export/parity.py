@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from .archive import load_model
 from .check_report import CheckReport, OutputCheck
 from .cpu_kernels import cpu_kernels
+from .drawing import Sample
 from .drift import layer_drift
 from .errors import UsageError
 from .model_ports import input_ports, output_ports, pack_inputs, with_inputs
 from .precision import in_float32, in_precision, own_rounding
 from .rules.rule import Shape
 from .runtime import Runtime
-from .samples import Sample, seeded_samples, user_samples
+from .samples import seeded_samples, user_samples
 from .wording import reason
 
 Array = NDArray[Any]
@@ -81,7 +82,7 @@ def check(
             continue
         if layers and not report.with_layers:
             report.layers, report.with_layers = layer_drift(model, Path(onnx_path), sample), True
-        report.samples[sample.origin] = report.samples.get(sample.origin, 0) + len(sample.arrays[0])
+        report.samples[sample.origin] = report.samples.get(sample.origin, 0) + sample.examples
         files = zip(*runtime.run(sample.arrays), strict=True)
         for output, truth, computed, found, came in zip(report.outputs, truths, singles, files, owns, strict=True):
             output.add(sample.kind, truth, computed, found, came, rounding)

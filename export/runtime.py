@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BrokenModelError, UsageError
+from .file_inputs import FileInputs
 from .layouts import FROM_MODEL, LAYOUT_KEY
 from .sessions import session
 from .wording import reason
@@ -45,7 +47,7 @@ class Runtime:
     def __init__(self, path: Path, content: bytes | None = None, as_written_only: bool = False) -> None:
         if not path.is_file():
             raise UsageError(f"There is no ONNX file {str(path)!r}. Write one with `kbn export MODEL {path.name}`.")
-        self._path = path
+        self.path = path
         with self._told():
             self._sessions = [
                 session(
@@ -58,7 +60,8 @@ class Runtime:
         self._inputs = self._sessions[0].get_inputs()
         self.input_names = [value.name for value in self._inputs]
         self.input_shapes = [self._as_model_has_it(value.shape) for value in self._inputs]
-        self.output_names = [value.name for value in self._sessions[0].get_outputs()]
+        self.outputs = self._sessions[0].get_outputs()
+        self.output_names = [value.name for value in self.outputs]
 
     def run(self, arrays: Sequence[Array]) -> list[list[Array]]:
         """The outputs for these inputs in the file's order, a list per optimisation level.
@@ -67,7 +70,18 @@ class Runtime:
             UsageError: an array has a type that the file does not take.
             BrokenModelError: the file fails while it runs.
         """
-        feeds = self.feeds(arrays)
+        return self._run(self.feeds(arrays))
+
+    def run_as_declared(self, arrays: Sequence[Array]) -> list[list[Array]]:
+        """The same for arrays that are as the file takes them, in layout and type."""
+        return self._run({value.name: array for value, array in zip(self._inputs, arrays, strict=True)})
+
+    @cached_property
+    def inputs(self) -> FileInputs:
+        """What the file takes, as it is declared; raises UsageError for an input that holds no numbers."""
+        return FileInputs.of(self._sessions[0], self.path)
+
+    def _run(self, feeds: dict[str, Array]) -> list[list[Array]]:
         with self._told():
             return [each.run(None, feeds) for each in self._sessions]
 
@@ -87,7 +101,7 @@ class Runtime:
     def _as_declared(self, array: Array, declared: Any) -> Array:
         if declared.type not in _NUMPY:
             raise UsageError(
-                f"Input {declared.name!r} of {self._path.name} holds {declared.type}, which no array here has."
+                f"Input {declared.name!r} of {self.path.name} holds {declared.type}, which no array here has."
             )
         if self._axes is not None and array.ndim == 4:
             array = array.transpose(self._axes)
@@ -99,4 +113,4 @@ class Runtime:
         try:
             yield
         except Exception as error:
-            raise BrokenModelError(f"onnxruntime cannot run {str(self._path)!r}: {reason(error)}.") from error
+            raise BrokenModelError(f"onnxruntime cannot run {str(self.path)!r}: {reason(error)}.") from error

@@ -52,6 +52,7 @@ def sources(folder: str) -> list[Path]:
         "import kbn.export.archive, kbn.export.writing, kbn.export.errors",
         "import kbn.export.latency",
         "import kbn.export; kbn.export.bench",
+        "import kbn.export; kbn.export.check, kbn.export.CheckReport; import kbn.export.onnx_parity",
         "import sys; sys.argv = ['kbn', '--help']; from kbn.export.cli import main; main()",
     ],
 )

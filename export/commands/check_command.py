@@ -1,21 +1,34 @@
-"""`kbn check MODEL FILE.onnx`"""
+"""`kbn check MODEL FILE.onnx`, `kbn check A.onnx B.onnx`"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .options import AllowUnsafe, CustomObjects, Data, Json, Model, Quiet, ReportFile, Seed
+from .options import AllowUnsafe, CustomObjects, Data, Json, Quiet, ReportFile, Seed
 from .running import check_outputs, import_keras, load, progress, read_data, show
 
 
 def check(
-    model: Model,
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL",
+            help="The original: a Keras model, .keras or .h5, or an ONNX file.",
+            show_default=False,
+        ),
+    ],
     onnx_file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="The file to prove.", show_default=False)],
     data: Data = None,
-    layers: Annotated[bool, typer.Option("--layers", help="Show each layer, and the first one that drifts.")] = False,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers",
+            help="Show each layer, and the first one that drifts; of two ONNX files, each tensor of the same name.",
+        ),
+    ] = False,
     seed: Seed = 0,
     custom_objects: CustomObjects = None,
     allow_unsafe: AllowUnsafe = False,
@@ -23,16 +36,18 @@ def check(
     report_file: ReportFile = None,
     quiet: Quiet = False,
 ) -> None:
-    """Compare an ONNX file with the Keras model it was made from."""
+    """Compare an ONNX file with the Keras model, or the ONNX file, it was made from."""
     with progress(quiet) as step:
         check_outputs(report_file=report_file)
         arrays = read_data(data)
-        import_keras(step)
-        from ..parity import check as check_file
+        original: Any = model if model.suffix.lower() == ".onnx" else None
+        if original is None:
+            import_keras(step)
+            original = load(model, custom_objects, allow_unsafe, step)
+        from ..any_check import check as check_file
 
-        loaded = load(model, custom_objects, allow_unsafe, step)
         step("check")
-        report = check_file(loaded, onnx_file, arrays, seed=seed, layers=layers)
+        report = check_file(original, onnx_file, arrays, seed=seed, layers=layers)
     show(report, as_json, report_file)
     if not as_json:
         typer.secho("PASSED" if report.passed else "FAILED", fg="green" if report.passed else "red", bold=True)

@@ -468,3 +468,48 @@ def test_an_onnx_file_that_is_none(tmp_path, run):
     done = run("fold", tmp_path / "x.onnx", tmp_path / "y.onnx")
     assert done.returncode == 4
     assert "no ONNX model" in done.stderr
+
+
+def test_check_of_two_onnx_files(foreign, tmp_path, run):
+    folded, spoiled = tmp_path / "folded.onnx", tmp_path / "spoiled.onnx"
+    assert run("fold", foreign, folded).returncode == 0
+    done = run("check", foreign, folded, "--layers")
+    assert done.returncode == 0, done.stderr
+    for words in ("A error", "B error", "against A in float64", "Layers"):
+        assert words in done.stdout
+    assert "Keras" not in done.stdout
+    assert done.stderr.split() == ["check", "..."]
+    assert done.stdout.rstrip().endswith("PASSED")
+    proto = onnx.load(folded)
+    bias = proto.graph.initializer[-1]
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) * np.float32(1.01), bias.name))
+    onnx.save(proto, spoiled)
+    done = run("check", foreign, spoiled)
+    assert done.returncode == 1
+    assert "B is" in done.stdout
+    assert done.stdout.rstrip().endswith("FAILED")
+    value = json.loads(run("check", foreign, spoiled, "--json").stdout)
+    assert (value["schema"], value["original"], value["passed"]) == ("kbn.check/1", "onnx", False)
+
+
+def test_exit_codes_of_a_check_of_two_onnx_files(foreign, folder, tmp_path, run):
+    (tmp_path / "x.onnx").write_bytes(b"\x08\x07junk")
+    assert_one_paragraph(run("check", foreign, folder / "model.onnx"), 2, ["takes", "to be compared"])
+    assert_one_paragraph(run("check", foreign, tmp_path / "none.onnx"), 2, ["none.onnx"])
+    assert_one_paragraph(run("check", foreign, tmp_path / "x.onnx"), 4, ["x.onnx"])
+    proto = onnx.load(foreign)
+    proto.graph.node[1].CopyFrom(onnx.helper.make_node("Gelu", ["hidden"], ["y"], name="act", domain="com.microsoft"))
+    proto.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    onnx.save(proto, tmp_path / "own.onnx")
+    assert_one_paragraph(run("check", tmp_path / "own.onnx", foreign), 3, ["Gelu ('act')", "com.microsoft"])
+
+
+def test_two_onnx_files_need_no_keras(foreign):
+    script = (
+        "import sys; from kbn.export.cli import main; sys.argv = ['kbn', 'check', sys.argv[1], sys.argv[1]]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "assert not {'keras', 'tensorflow'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, foreign], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "PASSED" in done.stdout
