@@ -188,8 +188,8 @@ class CheckReport(Report):
 
     @property
     def passed(self) -> bool:
-        """The verdict: whether every output passed."""
-        return all(output.passed for output in self.outputs)
+        """The verdict: whether every output passed, and rounding explains every layer that was measured."""
+        return all(output.passed for output in self.outputs) and all(layer.explained for layer in self.layers)
 
     @property
     def first_drifting(self) -> LayerCheck | None:
@@ -198,7 +198,13 @@ class CheckReport(Report):
 
     def faults(self) -> list[str]:
         """Each thing that fails, with the output's name before it."""
-        return [f"{output.output}: {fault}" for output in self.outputs for fault in output.faults]
+        found = [f"{output.output}: {fault}" for output in self.outputs for fault in output.faults]
+        return found + [
+            f"{layer.layer}: {self.sides.file} is {layer.local.error:.2g} away from what this layer makes of its input in "
+            f"float64, where rounding explains {layer.local.bound:.2g}"
+            for layer in self.layers
+            if layer.local is not None and not layer.explained
+        ]
 
     def tables(self) -> list[Table]:
         errors = (self.sides.original_error, self.sides.file_error)
@@ -218,23 +224,20 @@ class CheckReport(Report):
         return [parity, self._layer_table()] if self.with_layers else [parity]
 
     def _layer_table(self) -> Table:
-        columns = ("layer", "type", "max|y|", self.sides.original_error, self.sides.file_error, "allowed", "verdict")
-        rows = []
-        for layer in self.layers:
-            errors = layer.errors
-            numbers = (errors.magnitude, errors.model_error, errors.file_error, errors.allowed)
-            verdict = "passed" if layer.passed else "FAILED"
-            rows.append((layer.layer, layer.type, *(f"{number:.3g}" for number in numbers), verdict))
+        errors = (self.sides.original_error, self.sides.file_error)
+        columns = ("layer", "type", "max|y|", *errors, "allowed", "own error", "rounding", "verdict")
         first = self.first_drifting
         what = "tensor" if self.sides is TWO_FILES else "layer"
         note = f"The first {what} that drifts is {first.layer}." if first else f"No {what} that was found drifts."
+        if any(layer.local for layer in self.layers):
+            note += " Own error: what the layer makes of its own input; rounding: what that explains at most."
         if not self.layers:
             note = (
                 "No tensor of floats has the same name and shape in both files."
                 if self.sides is TWO_FILES
                 else "The file has no tensor that is named after a layer of the model."
             )
-        return Table("Layers", columns, rows, frozenset(columns[2:6]), note)
+        return Table("Layers", columns, [layer.row() for layer in self.layers], frozenset(columns[2:8]), note)
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -2,13 +2,14 @@
 
 The layers that stand in the file are those of the folded model, so each is compared with the model folded in float64. A
 tensor of the file is named after the layer that makes it; the last one of a layer is its output, in whichever layout
-onnxruntime likes. The error is the accumulated one: what this layer and all before it have added up. The first layer
-beyond its bound is where a fault lies.
+onnxruntime likes. Two errors are measured: the accumulated one, what this layer and all before it have added up, and that which
+the layer makes of its own input (local_error.py). The first layer beyond its bound is where a fault lies.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from .cpu_kernels import cpu_kernels
 from .drawing import Sample
 from .folding import fold
 from .layer_check import LayerCheck
+from .local_error import input_of, local_error, measurable
 from .model_ports import pack_inputs
 from .precision import in_precision
 from .reading import read
@@ -29,6 +31,10 @@ from .runtime import Runtime
 from .verdict import Errors, difference, largest
 
 Array = NDArray[Any]
+
+# What a layer that has a bound is made of in the file, before its activation.
+_LINEAR = {"Add", "BatchNormalization", "Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"}
+_LINEAR |= {"Pad", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 def layer_drift(model: keras.Model, path: Path, sample: Sample) -> list[LayerCheck]:
@@ -46,19 +52,29 @@ def layer_drift(model: keras.Model, path: Path, sample: Sample) -> list[LayerChe
     exact, _ = fold(in_precision(model, "float64"))
     single, _ = fold(in_precision(model, "float32"))
     truths, computed = _layer_outputs(exact, sample), _layer_outputs(single, sample)
-    tensors = _tensors_by_layer(path, set(truths))
+    tensors, linear = _tensors_by_layer(path, set(truths))
     if not tensors:
         return []
-    found = dict(zip(tensors, _tensor_values(path, list(tensors.values()), sample), strict=True))
+    names = list(dict.fromkeys([*tensors.values(), *linear.values()]))
+    found = dict(zip(names, _tensor_values(path, names, sample), strict=True))
+    values = {
+        layer: value
+        for layer, truth in truths.items()
+        if layer in tensors and (value := _in_layout_of(truth, found[tensors[layer]])) is not None
+    }
+    given = {tensor._keras_history.operation.name: x for tensor, x in zip(exact.inputs, sample.arrays, strict=True)}
     checks = []
-    for layer, truth in truths.items():
-        value = _in_layout_of(truth, found[layer]) if layer in found else None
-        if value is None or truth.dtype.kind != "f":
+    for name, value in values.items():
+        truth, layer = truths[name], exact.get_layer(name)
+        if truth.dtype.kind != "f":
             continue
-        errors = Errors(sample.kind, largest(truth), difference(computed[layer], truth), difference(value, truth))
+        errors = Errors(sample.kind, largest(truth), difference(computed[name], truth), difference(value, truth))
         if not np.isfinite(value).all():
             errors = replace(errors, file_error=float("inf"))
-        checks.append(LayerCheck(layer, type(exact.get_layer(layer)).__name__, tensors[layer], errors))
+        local = None
+        if name in linear and measurable(layer) and (x := input_of(layer, {**given, **values})) is not None:
+            local = local_error(layer, x, partial(_in_layout_of, value=found[linear[name]]))
+        checks.append(LayerCheck(name, type(layer).__name__, tensors[name], errors, local))
     return checks
 
 
@@ -75,15 +91,22 @@ def _layer_outputs(model: keras.Model, sample: Sample) -> dict[str, Array]:
     }
 
 
-def _tensors_by_layer(path: Path, layers: set[str]) -> dict[str, str]:
-    """The last tensor that each layer makes in the file."""
+def _tensors_by_layer(path: Path, layers: set[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The last tensor that each layer makes in the file, and the last before its activation."""
     proto = onnx.load(path, load_external_data=False)
     last: dict[str, str] = {}
+    linear: dict[str, str] = {}
+    activated: set[str] = set()
     for node in proto.graph.node:
         layer = next((part for part in node.name.split("/") if part in layers), None)
-        if layer is not None:
-            last[layer] = node.output[0]
-    return last
+        if layer is None:
+            continue
+        last[layer] = node.output[0]
+        if node.op_type not in _LINEAR:
+            activated.add(layer)
+        elif layer not in activated:
+            linear[layer] = node.output[0]
+    return last, linear
 
 
 def _tensor_values(path: Path, tensors: list[str], sample: Sample) -> list[Array]:

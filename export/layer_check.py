@@ -9,23 +9,60 @@ from .verdict import Errors
 
 
 @dataclass(frozen=True)
+class LocalError:
+    """What a layer of the file does to its own input.
+
+    Attributes:
+        error: the largest difference from what the layer makes of it in float64.
+        bound: what rounding explains, where the two are nearest or the error furthest beyond.
+        use: the largest ratio of the two over all elements; above 1 rounding does not explain it.
+    """
+
+    error: float
+    bound: float
+    use: float
+
+    @property
+    def passed(self) -> bool:
+        return self.use <= 1
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"error": self.error, "bound": self.bound, "use": self.use, "passed": self.passed}
+
+
+@dataclass(frozen=True)
 class LayerCheck:
     """What was measured on one layer.
 
     Attributes:
         layer, type: the layer's name and class; the node's and its operator's, where the original is an ONNX file.
         tensor: the tensor of the file that was compared.
-        errors: the original's and the file's largest error against float64.
+        errors: the original's and the file's largest error against float64, added up over this layer and all before it.
+        local: the error that this layer makes of its own input, beside what rounding explains; None where no bound is known.
     """
 
     layer: str
     type: str
     tensor: str
     errors: Errors
+    local: LocalError | None = None
 
     @property
     def passed(self) -> bool:
-        return self.errors.use <= 1
+        return self.errors.use <= 1 and self.explained
+
+    @property
+    def explained(self) -> bool:
+        """Whether rounding explains what the layer does, as far as is known."""
+        return self.local is None or self.local.passed
+
+    def row(self) -> tuple[str, ...]:
+        """The row of the report's table."""
+        errors, local = self.errors, self.local
+        numbers = [errors.magnitude, errors.model_error, errors.file_error, errors.allowed]
+        own = [local.error, local.bound] if local else []
+        shown = [f"{number:.3g}" for number in (*numbers, *own)] + [""] * (2 - len(own))
+        return (self.layer, self.type, *shown, "passed" if self.passed else "FAILED")
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -34,4 +71,5 @@ class LayerCheck:
             "tensor": self.tensor,
             "passed": self.passed,
             **self.errors.to_dict(),
+            "local": self.local.to_dict() if self.local else None,
         }

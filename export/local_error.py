@@ -11,8 +11,7 @@ run on the way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -21,6 +20,7 @@ from keras import layers
 from numpy.typing import NDArray
 
 from .cpu_kernels import cpu_kernels
+from .layer_check import LocalError
 from .rounding_bound import has_bound, linear_output, rounding_bound
 
 Array = NDArray[Any]
@@ -51,42 +51,47 @@ _MOVING = (
 )
 
 
-@dataclass(frozen=True)
-class LocalError:
-    """What a layer does to its own input.
+# Activations that begin with an operator of another kind than what is before them, so that the file shows where they begin.
+_TOLD_APART = {
+    "elu",
+    "exponential",
+    "gelu",
+    "hard_sigmoid",
+    "hard_silu",
+    "leaky_relu",
+    "linear",
+    "mish",
+    "relu",
+    "relu6",
+}
+_TOLD_APART |= {"selu", "sigmoid", "silu", "softmax", "softplus", "softsign", "tanh"}
 
-    Attributes:
-        error: the largest |y_file - L(x_file)|.
-        bound: what rounding explains where the error is largest beside it.
-        use: the largest ratio of the two over all elements; above 1 rounding does not explain it.
+
+def measurable(layer: keras.Layer) -> bool:
+    """Whether a layer has a bound, is called once, and its output before the activation is a tensor of its file."""
+    activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
+    return has_bound(layer) and len(layer._inbound_nodes) == 1 and activation in _TOLD_APART
+
+
+def local_error(layer: keras.Layer, x: Array, in_layout_of: Callable[[Array], Array | None]) -> LocalError | None:
+    """Of a float64 layer that is `measurable`.
+
+    Args:
+        layer: as the folded model has it.
+        x: the file's tensor that the layer is called on.
+        in_layout_of: gives what the file has for the layer's output before the activation, with the axes of this array.
     """
-
-    error: float
-    bound: float
-    use: float
-
-    @property
-    def passed(self) -> bool:
-        return self.use <= 1
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"error": self.error, "bound": self.bound, "use": self.use, "passed": self.passed}
-
-
-def local_error(layer: keras.Layer, x: Array, found: Array) -> LocalError:
-    """Of a float64 layer that `has_bound`, on the file's input and the file's output without activation."""
-    x = x.astype(np.float64)
     with cpu_kernels():
         truth = linear_output(layer, x)
         bound = rounding_bound(layer, x, truth)
-    error = np.abs(found.astype(np.float64) - truth)
+    found = in_layout_of(truth)
+    if found is None or not found.size:
+        return None
     if not np.isfinite(found).all():
-        return LocalError(float("inf"), float(bound.max(initial=0.0)), float("inf"))
+        return LocalError(float("inf"), float(bound.max()), float("inf"))
+    error = np.abs(found.astype(np.float64) - truth)
     use = error / bound
-    worst = np.unravel_index(use.argmax(), use.shape) if use.size else ()
-    return LocalError(
-        float(error.max(initial=0.0)), float(bound[worst]) if use.size else 0.0, float(use.max(initial=0.0))
-    )
+    return LocalError(float(error.max()), float(bound.flat[use.argmax()]), float(use.max()))
 
 
 def input_of(layer: keras.Layer, tensors: Mapping[str, Array]) -> Array | None:
@@ -117,8 +122,3 @@ def _value(tensor: Any, tensors: Mapping[str, Array]) -> Array | None:
 def _moves(operation: Any) -> bool:
     """Whether the settings of a layer leave values as they are: a ReLU without slope, say."""
     return not isinstance(operation, layers.ReLU) or not operation.negative_slope
-
-
-def measurable(layer: keras.Layer) -> bool:
-    """Whether a layer has a bound, and is called once."""
-    return has_bound(layer) and len(layer._inbound_nodes) == 1

@@ -192,7 +192,9 @@ def _constant(ctx: Any, value: float, dtype: int) -> str:
 
 
 # The types of onnxruntime's Where, and half precision, which it runs in float32.
-_CHOSEN = frozenset(getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "DOUBLE", "INT32", "INT64", "UINT8"))
+_CHOSEN = frozenset(
+    getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "DOUBLE", "INT32", "INT64", "UINT8")
+)
 
 HANDLERS: dict[str, tuple[Any, list[Any]]] = {
     "Bucketize": (handle_bucketize, []),
