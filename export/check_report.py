@@ -199,12 +199,7 @@ class CheckReport(Report):
     def faults(self) -> list[str]:
         """Each thing that fails, with the output's name before it."""
         found = [f"{output.output}: {fault}" for output in self.outputs for fault in output.faults]
-        return found + [
-            f"{layer.layer}: {self.sides.file} is {layer.local.error:.2g} away from what this layer makes of its input in "
-            f"float64, where rounding explains {layer.local.bound:.2g}"
-            for layer in self.layers
-            if layer.local is not None and not layer.explained
-        ]
+        return found + [f"{layer.layer}: {fault}" for layer in self.layers for fault in layer.faults()]
 
     def tables(self) -> list[Table]:
         errors = (self.sides.original_error, self.sides.file_error)

@@ -21,17 +21,23 @@ from .saving import size_of
 
 def metadata(source: Path | None, report: FoldReport, layout: str | None) -> dict[str, str]:
     """What the file says of itself; `layout` is that of its images where it is not the model's own."""
-    folds = {row.layer: list(row.into) for row in report.rows if row.into}
     found = {
         **{f"{package}.version": version(package) for package in ("kbn", "keras", "tensorflow", "tf2onnx", "onnx")},
-        "kbn.folds": json.dumps(folds),
-        "kbn.kept": json.dumps([row.layer for row in report.rows if row.decision == "kept"]),
+        **folds_of(report),
     }
     if source is not None:
         found["kbn.source_sha256"] = sha256(source)
     if layout is not None:
         found[LAYOUT_KEY] = layout
     return found
+
+
+def folds_of(report: FoldReport) -> dict[str, str]:
+    """What was folded into what, and what was kept."""
+    return {
+        "kbn.folds": json.dumps({row.layer: list(row.into) for row in report.rows if row.into}),
+        "kbn.kept": json.dumps([row.layer for row in report.rows if row.decision == "kept"]),
+    }
 
 
 def measured(report: CheckReport) -> dict[str, Any]:

@@ -18,8 +18,10 @@ import numpy as np
 import onnx
 from keras import tree
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from .cpu_kernels import cpu_kernels
+from .describing import folds_of
 from .drawing import Sample
 from .folding import fold
 from .layer_check import LayerCheck
@@ -27,7 +29,9 @@ from .local_error import input_of, local_error, measurable
 from .model_ports import pack_inputs
 from .precision import in_precision
 from .reading import read
+from .rounding_bound import has_bound
 from .runtime import Runtime
+from .stored_weights import weight_error
 from .verdict import Errors, difference, largest
 
 Array = NDArray[Any]
@@ -49,8 +53,7 @@ def layer_drift(model: keras.Model, path: Path, sample: Sample) -> list[LayerChe
         One entry per layer that the model calls once and whose output is a tensor of the file; none in a file that kbn did
         not name.
     """
-    exact, _ = fold(in_precision(model, "float64"))
-    single, _ = fold(in_precision(model, "float32"))
+    exact, single, as_in_file = _folded(model, path)
     truths, computed = _layer_outputs(exact, sample), _layer_outputs(single, sample)
     tensors, linear = _tensors_by_layer(path, set(truths))
     if not tensors:
@@ -63,6 +66,7 @@ def layer_drift(model: keras.Model, path: Path, sample: Sample) -> list[LayerChe
         if layer in tensors and (value := _in_layout_of(truth, found[tensors[layer]])) is not None
     }
     given = {tensor._keras_history.operation.name: x for tensor, x in zip(exact.inputs, sample.arrays, strict=True)}
+    stored = _initializers(path)
     checks = []
     for name, value in values.items():
         truth, layer = truths[name], exact.get_layer(name)
@@ -72,10 +76,27 @@ def layer_drift(model: keras.Model, path: Path, sample: Sample) -> list[LayerChe
         if not np.isfinite(value).all():
             errors = replace(errors, file_error=float("inf"))
         local = None
-        if name in linear and measurable(layer) and (x := input_of(layer, {**given, **values})) is not None:
+        if (
+            as_in_file
+            and name in linear
+            and measurable(layer)
+            and (x := input_of(layer, {**given, **values})) is not None
+        ):
             local = local_error(layer, x, partial(_in_layout_of, value=found[linear[name]]))
-        checks.append(LayerCheck(name, type(layer).__name__, tensors[name], errors, local))
+        weights = weight_error(layer, stored) if as_in_file and has_bound(layer) else None
+        checks.append(LayerCheck(name, type(layer).__name__, tensors[name], errors, local, weights))
     return checks
+
+
+def _folded(model: keras.Model, path: Path) -> tuple[keras.Model, keras.Model, bool]:
+    """The model folded in float64 and in float32, and whether that is how the file says that it was folded."""
+    double, single = in_precision(model, "float64"), in_precision(model, "float32")
+    says = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+    for ones_channel in (True, False):
+        exact, report = fold(double, ones_channel=ones_channel)
+        if folds_of(report).items() <= says.items():
+            return exact, fold(single, ones_channel=ones_channel)[0], True
+    return fold(double)[0], fold(single)[0], False
 
 
 def _layer_outputs(model: keras.Model, sample: Sample) -> dict[str, Array]:
@@ -107,6 +128,14 @@ def _tensors_by_layer(path: Path, layers: set[str]) -> tuple[dict[str, str], dic
         elif layer not in activated:
             linear[layer] = node.output[0]
     return last, linear
+
+
+def _initializers(path: Path) -> dict[str, Array]:
+    """The weights of the file by name; those that lie beside it are read from its folder."""
+    return {
+        tensor.name: numpy_helper.to_array(tensor, str(path.parent))
+        for tensor in onnx.load(path, load_external_data=False).graph.initializer
+    }
 
 
 def _tensor_values(path: Path, tensors: list[str], sample: Sample) -> list[Array]:

@@ -7,6 +7,9 @@ from typing import Any
 
 from .verdict import Errors
 
+# Units in the last place: half of one, and what float64 itself may have rounded.
+ROUNDED_ONCE = 0.501
+
 
 @dataclass(frozen=True)
 class LocalError:
@@ -39,6 +42,7 @@ class LayerCheck:
         tensor: the tensor of the file that was compared.
         errors: the original's and the file's largest error against float64, added up over this layer and all before it.
         local: the error that this layer makes of its own input, beside what rounding explains; None where no bound is known.
+        weights: how far the stored weights are from the exact ones, in units in the last place; None where that cannot be told.
     """
 
     layer: str
@@ -46,6 +50,7 @@ class LayerCheck:
     tensor: str
     errors: Errors
     local: LocalError | None = None
+    weights: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -53,8 +58,23 @@ class LayerCheck:
 
     @property
     def explained(self) -> bool:
-        """Whether rounding explains what the layer does, as far as is known."""
-        return self.local is None or self.local.passed
+        """Whether rounding explains what the layer does and what its weights are, as far as is known."""
+        return (self.local is None or self.local.passed) and (self.weights is None or self.weights <= ROUNDED_ONCE)
+
+    def faults(self) -> list[str]:
+        """What rounding does not explain, in words."""
+        found = []
+        if self.local is not None and not self.local.passed:
+            found.append(
+                f"the file is {self.local.error:.2g} away from what this layer makes of its input in float64, where rounding "
+                f"explains {self.local.bound:.2g}"
+            )
+        if self.weights is not None and self.weights > ROUNDED_ONCE:
+            found.append(
+                f"a stored weight is {self.weights:.3g} units in the last place away from the folded one, where rounding "
+                "explains half of one"
+            )
+        return found
 
     def row(self) -> tuple[str, ...]:
         """The row of the report's table."""
@@ -72,4 +92,5 @@ class LayerCheck:
             "passed": self.passed,
             **self.errors.to_dict(),
             "local": self.local.to_dict() if self.local else None,
+            "weights": self.weights,
         }

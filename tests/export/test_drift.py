@@ -8,6 +8,7 @@ from keras import layers
 from onnx import numpy_helper
 
 from kbn.export import check, export
+from kbn.export.onnx_conversion import convert
 from trained_models import randomized
 
 
@@ -94,3 +95,24 @@ def test_layers_whose_constructor_takes_no_name_are_found(tmp_path):
     report = check(model, tmp_path / "m.onnx", layers=True)
     assert report.passed
     assert [layer.layer for layer in report.layers] == names
+
+
+@pytest.mark.parametrize("ones_channel", [True, False])
+def test_a_file_is_measured_as_it_was_folded(tmp_path, ones_channel):
+    inputs = keras.Input((8, 8, 3), name="image")
+    tensor = layers.ReLU()(layers.Conv2D(4, 3, name="first")(inputs))
+    tensor = layers.Conv2D(4, 3, padding="same", name="second")(layers.BatchNormalization(name="bn")(tensor))
+    model = randomized(keras.Model(inputs, layers.GlobalAveragePooling2D()(tensor)))
+    export(model, tmp_path / "m.onnx", ones_channel=ones_channel)
+    report = check(model, tmp_path / "m.onnx", layers=True)
+    assert report.passed
+    measured = {layer.layer for layer in report.layers if layer.local and layer.weights is not None}
+    assert measured == ({"first", "second"} if ones_channel else {"first", "bn", "second"})
+
+
+def test_a_file_that_does_not_say_how_it_was_folded_is_judged_by_its_outputs(tmp_path):
+    model = build()
+    onnx.save(convert(model).proto, tmp_path / "unfolded.onnx")
+    report = check(model, tmp_path / "unfolded.onnx", layers=True)
+    assert report.passed
+    assert not any(layer.local or layer.weights is not None for layer in report.layers)
