@@ -32,8 +32,8 @@ def check(
         onnx_path: the file. Inputs and outputs are matched by position.
         data: the user's own inputs beside the seeded ones: an array, a sequence of one per input, or a mapping by name.
         seed: of the random inputs.
-        layers: measure inside the file too, on the first inputs: the drift of each layer; of each tensor of the same name,
-            where the original is an ONNX file.
+        layers: measure inside the file too, on the first inputs: the drift of each layer, and what rounding explains of it, by
+            which the verdict goes as well; where the original is an ONNX file the drift of each tensor of the same name.
         custom_objects, allow_unsafe: for opening a Keras file, as `kbn.export.archive.load_model` takes them.
 
     Returns:

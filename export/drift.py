@@ -8,8 +8,10 @@ the layer makes of its own input (local_error.py). The first layer beyond its bo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,9 @@ Array = NDArray[Any]
 
 # What a layer that has a bound is made of in the file, before its activation.
 _LINEAR = {"Add", "BatchNormalization", "Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"}
-_LINEAR |= {"Pad", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+_LINEAR |= {"Pad", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+
+_FLOAT = onnx.TensorProto.FLOAT
 
 
 def layer_drift(model: keras.Model, path: Path, sample: Sample) -> list[LayerCheck]:
@@ -55,10 +59,12 @@ def layer_drift(model: keras.Model, path: Path, sample: Sample) -> list[LayerChe
     """
     exact, single, as_in_file = _folded(model, path)
     truths, computed = _layer_outputs(exact, sample), _layer_outputs(single, sample)
-    tensors, linear = _tensors_by_layer(path, set(truths))
-    if not tensors:
+    nodes = {layer: found for layer, found in _nodes_by_layer(path, exact).items() if layer in truths}
+    if not nodes:
         return []
-    names = list(dict.fromkeys([*tensors.values(), *linear.values()]))
+    linear = {layer: before for layer, found in nodes.items() if (before := _before_activation(found))}
+    tensors = {layer: found[-1].output[0] for layer, found in nodes.items()}
+    names = list(dict.fromkeys([*tensors.values(), *(found[-1].output[0] for found in linear.values())]))
     found = dict(zip(names, _tensor_values(path, names, sample), strict=True))
     values = {
         layer: value
@@ -82,8 +88,12 @@ def layer_drift(model: keras.Model, path: Path, sample: Sample) -> list[LayerChe
             and measurable(layer)
             and (x := input_of(layer, {**given, **values})) is not None
         ):
-            local = local_error(layer, x, partial(_in_layout_of, value=found[linear[name]]))
-        weights = weight_error(layer, stored) if as_in_file and has_bound(layer) else None
+            local = local_error(layer, x, partial(_in_layout_of, value=found[linear[name][-1].output[0]]))
+        weights = None
+        if as_in_file and name in linear and has_bound(layer):
+            weights = weight_error(
+                layer, [stored[each] for node in linear[name] for each in node.input if each in stored]
+            )
         checks.append(LayerCheck(name, type(layer).__name__, tensors[name], errors, local, weights))
     return checks
 
@@ -112,22 +122,22 @@ def _layer_outputs(model: keras.Model, sample: Sample) -> dict[str, Array]:
     }
 
 
-def _tensors_by_layer(path: Path, layers: set[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """The last tensor that each layer makes in the file, and the last before its activation."""
-    proto = onnx.load(path, load_external_data=False)
-    last: dict[str, str] = {}
-    linear: dict[str, str] = {}
-    activated: set[str] = set()
+def _nodes_by_layer(path: Path, model: keras.Model) -> dict[str, list[onnx.NodeProto]]:
+    """The nodes of each layer that make numbers, in the order in which they run; shapes that are worked out are left out."""
+    proto = onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False))
+    kinds = {value.name: value.type.tensor_type.elem_type for value in proto.graph.value_info}
+    names = {layer.name for layer in model._flatten_layers(include_self=False)}
+    found: dict[str, list[onnx.NodeProto]] = {}
     for node in proto.graph.node:
-        layer = next((part for part in node.name.split("/") if part in layers), None)
-        if layer is None:
-            continue
-        last[layer] = node.output[0]
-        if node.op_type not in _LINEAR:
-            activated.add(layer)
-        elif layer not in activated:
-            linear[layer] = node.output[0]
-    return last, linear
+        # The outermost layer is the owner: what it holds, or an operator, may be called like another layer.
+        owner = next((part for part in node.name.split("/") if part in names), None)
+        if owner is not None and kinds.get(node.output[0], _FLOAT) == _FLOAT:
+            found.setdefault(owner, []).append(node)
+    return found
+
+
+def _before_activation(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    return list(takewhile(lambda node: node.op_type in _LINEAR, nodes))
 
 
 def _initializers(path: Path) -> dict[str, Array]:

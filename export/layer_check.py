@@ -82,7 +82,8 @@ class LayerCheck:
         numbers = [errors.magnitude, errors.model_error, errors.file_error, errors.allowed]
         own = [local.error, local.bound] if local else []
         shown = [f"{number:.3g}" for number in (*numbers, *own)] + [""] * (2 - len(own))
-        return (self.layer, self.type, *shown, "passed" if self.passed else "FAILED")
+        verdict = "FAILED" if not self.explained else "passed" if self.passed else "drifts"
+        return (self.layer, self.type, *shown, verdict)
 
     def to_dict(self) -> dict[str, Any]:
         return {

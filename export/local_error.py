@@ -85,13 +85,14 @@ def local_error(layer: keras.Layer, x: Array, in_layout_of: Callable[[Array], Ar
         truth = linear_output(layer, x)
         bound = rounding_bound(layer, x, truth)
     found = in_layout_of(truth)
-    if found is None or not found.size:
+    # Where float32 itself may overflow, anything is right.
+    judged = np.abs(truth) + bound < np.finfo(np.float32).max
+    if found is None or not judged.any() or not np.isfinite(x).all():
         return None
-    if not np.isfinite(found).all():
-        return LocalError(float("inf"), float(bound.max()), float("inf"))
-    error = np.abs(found.astype(np.float64) - truth)
+    found, truth, bound = found[judged].astype(np.float64), truth[judged], bound[judged]
+    error = np.where(np.isfinite(found), np.abs(found - truth), np.inf)
     use = error / bound
-    return LocalError(float(error.max()), float(bound.flat[use.argmax()]), float(use.max()))
+    return LocalError(float(error.max()), float(bound[use.argmax()]), float(use.max()))
 
 
 def input_of(layer: keras.Layer, tensors: Mapping[str, Array]) -> Array | None:
@@ -120,5 +121,8 @@ def _value(tensor: Any, tensors: Mapping[str, Array]) -> Array | None:
 
 
 def _moves(operation: Any) -> bool:
-    """Whether the settings of a layer leave values as they are: a ReLU without slope, say."""
-    return not isinstance(operation, layers.ReLU) or not operation.negative_slope
+    """Whether the settings of a layer leave values as they are: a ReLU without slope and of whole bounds, say."""
+    if not isinstance(operation, layers.ReLU):
+        return True
+    bounds = (operation.max_value or 0, operation.threshold or 0)
+    return not operation.negative_slope and all(float(bound).is_integer() for bound in bounds)

@@ -6,6 +6,7 @@ A report lists its tables as plain text once; the terminal (rich) and the page (
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,8 +76,8 @@ class Report(ABC):
         return Group(*spaced[:-1])
 
     def to_json(self) -> str:
-        """The dictionary as text."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        """The dictionary as text; JSON has no infinity and no NaN, which are null."""
+        return json.dumps(_finite(self.to_dict()), indent=2, allow_nan=False)
 
     def save_html(self, path: str | PathLike[str]) -> None:
         """Writes the report as one HTML page that needs no network; replaces a file that is there.
@@ -100,3 +101,12 @@ class Report(ABC):
             return
         with output_file(path, force=True) as temporary:
             temporary.write_text(self.to_json() + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for each number that is not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

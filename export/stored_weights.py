@@ -7,7 +7,7 @@ orders that fit the nearest is taken, since a wrong order shows in what the laye
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
 
@@ -15,39 +15,44 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from .rounding_bound import SMALLEST
+
 Array = NDArray[Any]
 
-_SMALLEST = 2.0**-126
 
-
-def weight_error(layer: keras.Layer, stored: Mapping[str, Array]) -> float | None:
+def weight_error(layer: keras.Layer, stored: Sequence[Array]) -> float | None:
     """The largest distance of a stored weight of the layer from the exact one, in units in the last place.
 
     Args:
         layer: of the folded float64 model.
-        stored: the initializers of the file by name, which for a weight is LAYER/WEIGHT.
+        stored: the initializers that the layer's nodes in the file read.
 
     Returns:
-        0.5 at most in a right file, but for halves that float64 has rounded; None where the file has none of the weights.
+        0.5 at most in a right file, but for halves that float64 has rounded; over those weights of which an array of a fitting
+        shape is there, None where there is none.
     """
-    errors = []
-    for weight in layer.weights:
-        array = stored.get(f"{layer.name}/{weight.name}")
-        if array is not None and array.dtype == np.float32:
-            errors.append(_distance(np.asarray(weight, np.float64), array))
-    known = [error for error in errors if error is not None]
-    return max(known) if known else None
+    errors = [_nearest(np.asarray(weight, np.float64), stored) for weight in layer.weights]
+    return max((error for error in errors if error is not None), default=None)
 
 
-def _distance(exact: Array, stored: Array) -> float | None:
-    exact, stored = np.squeeze(exact), np.squeeze(stored)
-    unit = np.spacing(np.maximum(np.abs(stored), np.float32(_SMALLEST)).astype(np.float32)).astype(np.float64)
+def _nearest(exact: Array, stored: Sequence[Array]) -> float | None:
+    """The distance to the nearest of the arrays, in each of the orders of axes that fit."""
     found = []
-    for order in permutations(range(exact.ndim)):
-        if tuple(exact.shape[axis] for axis in order) == stored.shape:
-            turned = exact.transpose(order)
-            error = np.abs(
-                stored.astype(np.float64) - np.where((stored == 0) & (np.abs(turned) < _SMALLEST), 0, turned)
-            )
-            found.append(float((error / unit).max(initial=0.0)))
+    # ONNX has the channels of a depthwise kernel, and those that each makes, on one axis.
+    for shaped in [exact, exact.reshape(*exact.shape[:-2], -1)] if exact.ndim > 2 else [exact]:
+        squeezed = np.squeeze(shaped)
+        for array in (np.squeeze(each) for each in stored if each.dtype == np.float32):
+            found += [
+                _distance(squeezed.transpose(order), array)
+                for order in permutations(range(squeezed.ndim))
+                if tuple(squeezed.shape[axis] for axis in order) == array.shape
+            ]
     return min(found, default=None)
+
+
+def _distance(exact: Array, stored: Array) -> float:
+    if not np.isfinite(stored).all():
+        return float("inf")
+    unit = np.spacing(np.maximum(np.abs(stored), np.float32(SMALLEST))).astype(np.float64)
+    flushed = np.where((stored == 0) & (np.abs(exact) < SMALLEST), 0, exact)
+    return float((np.abs(stored.astype(np.float64) - flushed) / unit).max(initial=0.0))

@@ -116,3 +116,67 @@ def test_a_file_that_does_not_say_how_it_was_folded_is_judged_by_its_outputs(tmp
     report = check(model, tmp_path / "unfolded.onnx", layers=True)
     assert report.passed
     assert not any(layer.local or layer.weights is not None for layer in report.layers)
+
+
+def test_layers_of_misleading_names(tmp_path):
+    # A node c/MatMul belongs to c, which is called twice, and not to the layer MatMul; as does its kernel.
+    inputs = keras.Input((4,), name="x")
+    twice = layers.Dense(4, name="c")
+    model = randomized(keras.Model(inputs, twice(twice(layers.Dense(4, name="MatMul")(inputs)))))
+    export(model, tmp_path / "m.onnx")
+    report = check(model, tmp_path / "m.onnx", layers=True)
+    assert report.passed
+    assert [layer.layer for layer in report.layers if layer.weights is not None] == ["MatMul"]
+
+
+def test_a_layer_inside_another_of_the_same_name(tmp_path):
+    inner = keras.Sequential([keras.Input((8,)), layers.Dense(8, name="dense"), layers.ReLU()], name="head")
+    inputs = keras.Input((5, 8), name="x")
+    model = randomized(keras.Model(inputs, layers.TimeDistributed(inner)(layers.Dense(8, name="dense")(inputs))))
+    export(model, tmp_path / "m.onnx")
+    report = check(model, tmp_path / "m.onnx", layers=True)
+    assert report.passed, report.faults()
+    assert "dense" in [layer.layer for layer in report.layers if layer.weights is not None]
+
+
+def test_what_overflows_in_float32_is_not_judged(tmp_path):
+    inputs = keras.Input((4,), name="x")
+    model = keras.Model(inputs, layers.ReLU(max_value=6.0)(layers.Dense(4, name="dense")(inputs)))
+    model.get_layer("dense").set_weights([np.full((4, 4), 3e38, "float32"), np.zeros(4, "float32")])
+    export(model, tmp_path / "m.onnx")
+    report = check(model, tmp_path / "m.onnx", layers=True)
+    assert report.passed, report.faults()
+    assert report.to_json()
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3), (6, 3)])
+def test_a_weight_in_front_of_shape_arithmetic_is_looked_at(tmp_path, shape):
+    # A Dense on rank 4 works out shapes from what is before it, in nodes that bear its name.
+    make = layers.Conv2D if len(shape) == 3 else layers.Conv1D
+    inputs = keras.Input((*[None] * (len(shape) - 1), shape[-1]), name="x")
+    tensor = make(4, 3, padding="same", name="conv")(inputs)
+    model = randomized(keras.Model(inputs, layers.Dense(3, name="dense")(tensor)))
+    path = tmp_path / "m.onnx"
+    export(model, path, opset=13)
+    report = check(model, path, layers=True)
+    assert report.passed, report.faults()
+    assert {layer.layer for layer in report.layers if layer.local and layer.weights is not None} == {"conv", "dense"}
+    proto = onnx.load(path)
+    (tensor,) = [tensor for tensor in proto.graph.initializer if tensor.name == "conv/kernel"]
+    array = numpy_helper.to_array(tensor).copy()
+    array.flat[0] *= 1 + 64 * 2.0**-24
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    onnx.save(proto, path)
+    assert not check(model, path, layers=True).passed
+
+
+def test_a_weight_that_is_not_a_number_is_told(tmp_path):
+    model, path = build(), tmp_path / "m.onnx"
+    export(model, path)
+    proto = onnx.load(path)
+    (tensor,) = [tensor for tensor in proto.graph.initializer if tensor.name == "scores/bias"]
+    tensor.CopyFrom(numpy_helper.from_array(np.array([0, np.nan, 0], np.float32), tensor.name))
+    onnx.save(proto, path)
+    report = check(model, path, layers=True)
+    assert not report.passed
+    assert "NaN" not in report.to_json().replace("NaN or infinity", "")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from mutants import FAULTS, mutants, network
+from mutants import FAULTS, border, kernel_unit, mutants, network, swapped_channels, wrong_axis
 
 from kbn.export import export
 
@@ -12,7 +12,9 @@ from kbn.export import export
 def test_every_fault_is_found_and_no_right_file_rejected(tmp_path, seed):
     model, path = network(seed), tmp_path / "model.onnx"
     export(model, path)
-    found = {}
-    for fault, (_, rejected, _) in mutants(model, path, np.random.default_rng(100 + seed), each=1):
-        found[fault] = rejected
-    assert found == {None: False, **dict.fromkeys(FAULTS, True)}
+    found = dict(mutants(model, path, np.random.default_rng(100 + seed), each=1))
+    assert {fault: verdict["any"] for fault, verdict in found.items()} == {None: False, **dict.fromkeys(FAULTS, True)}
+    # Each way of looking finds what it is for.
+    assert all(found[fault]["own errors"] for fault in (swapped_channels, wrong_axis, border))
+    assert found[kernel_unit]["weights"]
+    assert not found[kernel_unit]["outputs"]

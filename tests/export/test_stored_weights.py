@@ -19,10 +19,7 @@ def built(layer, shape, random):
 
 
 def stored(layer, change=lambda name, array: array):
-    return {
-        f"{layer.name}/{weight.name}": change(weight.name, np.asarray(weight).astype(np.float32))
-        for weight in layer.weights
-    }
+    return [change(weight.name, np.asarray(weight).astype(np.float32)) for weight in layer.weights]
 
 
 LAYERS = {
@@ -72,6 +69,29 @@ def test_subnormal_numbers_may_be_zero(rng):
 
 def test_what_the_file_does_not_have_is_not_judged(rng):
     layer = built(layers.Dense(4, name="x", dtype="float64"), (3,), rng)
-    assert weight_error(layer, {}) is None
-    assert weight_error(layer, {"x/kernel": np.zeros((5, 5), np.float32)}) is None
-    assert weight_error(layer, {"x/bias": layer.bias.numpy().astype("float32")}) <= 0.5
+    assert weight_error(layer, []) is None
+    assert weight_error(layer, [np.zeros((5, 5), np.float32), np.zeros((3, 4), np.int64)]) is None
+    assert weight_error(layer, [layer.bias.numpy().astype("float32")]) <= 0.5
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["kernel", "bias"])
+def test_what_is_not_finite_is_no_weight(bad, name, rng):
+    layer = built(layers.Dense(4, name="x", dtype="float64"), (3,), rng)
+
+    def broken(which, array):
+        if which == name:
+            array.flat[1] = bad
+        return array
+
+    assert weight_error(layer, stored(layer, broken)) == float("inf")
+
+
+def test_the_channels_of_a_depthwise_kernel_on_one_axis(rng):
+    layer = built(layers.DepthwiseConv2D((3, 2), depth_multiplier=2, name="x", dtype="float64"), (6, 6, 3), rng)
+    kernel, bias = stored(layer)
+    turned = kernel.reshape(3, 2, 1, 6).transpose(3, 2, 0, 1)
+    assert weight_error(layer, [turned, bias]) <= 0.5
+    turned = turned.copy()
+    turned[4, 0, 1, 1] = np.nextafter(turned[4, 0, 1, 1], np.float32(np.inf))
+    assert weight_error(layer, [turned, bias]) > 0.5
