@@ -46,8 +46,8 @@ def gamma(terms: int) -> float:
 
 
 def has_bound(layer: keras.Layer) -> bool:
-    """Whether the layer is of a kind that `rounding_bound` knows."""
-    return type(layer) in _LINEAR or type(layer) is layers.BatchNormalization
+    """Whether the layer is of a kind that `rounding_bound` knows, with its kernels as they are: not the sum of LoRA's."""
+    return type(layer) in (*_LINEAR, layers.BatchNormalization) and not getattr(layer, "lora_enabled", False)
 
 
 def rounding_bound(layer: keras.Layer, x: Array, output: Array) -> Array:

@@ -91,5 +91,9 @@ def test_a_subclass_may_compute_something_else():
         pass
 
     assert has_bound(layers.Dense(3))
+    adapted = layers.Dense(3)
+    adapted.build((None, 4))
+    adapted.enable_lora(2)
+    assert not has_bound(adapted)
     assert not has_bound(Own(3))
     assert not has_bound(layers.Add())
