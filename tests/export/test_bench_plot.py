@@ -105,6 +105,7 @@ def test_any_file_name_can_be_drawn(tmp_path, name):
 def test_pyplot_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     save_plot(make(), tmp_path / "p.svg")
+    assert (tmp_path / "p.svg").stat().st_size > 0
 
 
 @pytest.mark.parametrize("name", ["p.pdf", "p", "none/p.png"])
