@@ -3,8 +3,8 @@
 Pooling of float64 volumes, over a box (d, h, w), is pooling over d of pooling over (h, w): exactly for the maximum; for the
 mean up to rounding, since the positions of a box that lie inside the image are a product, too. Convolutions of channels-first
 images are those of the transposed images. Grouped ones Keras gives to XLA, which on a CPU multiplies by a kernel of all
-channels that is mostly zeros (over 8 minutes to check ConvNeXtTiny, of 11 s): they are depthwise where each channel is a group,
-else made group by group. And `MelSpectrogram` (Keras 3.15) subtracts a float32 from whatever it computes in.
+channels that is mostly zeros (a check of ConvNeXtTiny took over 8 minutes, without it 11 s): they are depthwise where each
+channel is a group, else made group by group. `MelSpectrogram` (Keras 3.15) subtracts a float32 from whatever it computes in.
 """
 
 from __future__ import annotations

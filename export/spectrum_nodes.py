@@ -3,7 +3,7 @@
     Re X_k = sum_n x_n cos(2 pi n k / N)          Im X_k = -sum_n x_n sin(2 pi n k / N)          k = 0 ... N / 2
 
 ONNX has no complex numbers, and onnxruntime's DFT (1.32, one thread) is 1.5 to 25 times as slow as the two MatMul for frames of
-up to 1024 samples, and loses four digits where their number is no power of two.
+up to 1024 samples, and loses two digits where their number is no power of two.
 """
 
 from __future__ import annotations
