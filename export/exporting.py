@@ -145,6 +145,7 @@ def export(
     clock.start("check")
     with onnx_file(converted, path, force) as temporary:
         check_report = check(original, temporary, data, seed=seed)
+        check_report.model, check_report.file = str(source or original.name), str(path)
         if not check_report.passed:
             raise CheckFailedError(_failure(check_report, converted, kept, force), check_report)
         add_metadata(temporary, {"kbn.check": json.dumps(measured(check_report))})

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .check_report import TWO_FILES, CheckReport, OutputCheck
+from .check_report import CheckReport
 from .double_run import DoubleRun
 from .drawing import Sample, batches, draw
 from .errors import BrokenModelError, UnsupportedError, UsageError
 from .file_inputs import compatible, converted, shown
 from .onnx_drift import tensor_drift
 from .onnx_inputs import as_the_file_has_it, declared_inputs
+from .output_check import TWO_FILES, OutputCheck
 from .runtime import Runtime
 from .wording import quote
 
@@ -62,7 +63,8 @@ def check_files(
     if data is not None:
         own = batches(inputs, as_the_file_has_it(data, a.inputs), owner=str(original))
     first = list(islice(own, 1))  # data that does not fit is told before the long work
-    report = CheckReport([OutputCheck(name, sides=TWO_FILES) for name in a.output_names], sides=TWO_FILES)
+    outputs = [OutputCheck(name, sides=TWO_FILES) for name in a.output_names]
+    report = CheckReport(outputs, sides=TWO_FILES, model=str(original), file=str(path))
     for sample in chain(first, own, draw(inputs, seed)):
         arrays = [converted(array, port, a.path) for array, port in zip(sample.arrays, a.inputs.ports, strict=True)]
         try:

@@ -18,12 +18,13 @@ from keras import tree
 from numpy.typing import NDArray
 
 from .archive import load_model
-from .check_report import CheckReport, OutputCheck
+from .check_report import CheckReport
 from .cpu_kernels import cpu_kernels
 from .drawing import Sample
 from .drift import layer_drift
 from .errors import UsageError
 from .model_ports import input_ports, output_ports, pack_inputs, with_inputs
+from .output_check import OutputCheck
 from .precision import in_float32, in_precision, own_rounding
 from .rules.rule import Shape
 from .runtime import Runtime
@@ -72,7 +73,7 @@ def check(
     own = user_samples(model, data, shapes) if data is not None else iter(())
     first = list(islice(own, 1))  # data that does not fit is told before the long work
     reference, single, rounding = in_precision(model, "float64"), in_float32(model), own_rounding(model)
-    report = CheckReport([OutputCheck(name) for name in runtime.output_names])
+    report = CheckReport([OutputCheck(name) for name in runtime.output_names], model=model.name, file=str(onnx_path))
     for sample in chain(first, own, seeded_samples(model, seed, shapes)):
         try:
             truths, singles = _run(reference, sample), _run(single, sample)
@@ -81,7 +82,8 @@ def check(
             report.skipped[sample.origin] = str(refusal)
             continue
         if layers and not report.with_layers:
-            report.layers, report.with_layers = layer_drift(model, Path(onnx_path), sample), True
+            report.layers, report.fold = layer_drift(model, Path(onnx_path), sample)
+            report.with_layers = True
         report.samples[sample.origin] = report.samples.get(sample.origin, 0) + sample.examples
         files = zip(*runtime.run(sample.arrays), strict=True)
         for output, truth, computed, found, came in zip(report.outputs, truths, singles, files, owns, strict=True):

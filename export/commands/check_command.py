@@ -48,6 +48,7 @@ def check(
 
         step("check")
         report = check_file(original, onnx_file, arrays, seed=seed, layers=layers)
+        report.model = str(model)
     show(report, as_json, report_file)
     if not as_json:
         typer.secho("PASSED" if report.passed else "FAILED", fg="green" if report.passed else "red", bold=True)
