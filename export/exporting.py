@@ -23,7 +23,7 @@ from .model_ports import Shapes, check_layout, input_ports, output_ports, with_b
 from .naming import unique
 from .onnx_conversion import check_opset, convert
 from .onnx_folding import fold_onnx
-from .parity import check, common_shapes
+from .parity import check_model, common_shapes
 from .precision import has_precision, in_precision
 from .runtime import Runtime
 from .samples import seeded_samples, user_samples
@@ -144,7 +144,7 @@ def export(
     converted.metadata_props.update(metadata(source, fold_report, layout))
     clock.start("check")
     with onnx_file(converted, path, force) as temporary:
-        check_report = check(original, temporary, data, seed=seed)
+        check_report = check_model(original, temporary, data, seed=seed)
         check_report.model, check_report.file = str(source or original.name), str(path)
         if not check_report.passed:
             raise CheckFailedError(_failure(check_report, converted, kept, force), check_report)

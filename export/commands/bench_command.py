@@ -46,7 +46,7 @@ def bench(
     with progress(quiet) as step:
         check_outputs(report_file=report_file)
         if plot is not None:
-            from ..bench_plot import check_plot
+            from ..figures import check_plot
 
             check_plot(plot)
         arrays = read_data(data)
@@ -64,6 +64,7 @@ def bench(
         )
     show(report, as_json, report_file)
     if plot is not None:
-        from ..bench_plot import save_plot
+        from ..bench_plot import bench_plot
+        from ..figures import save_figure
 
-        save_plot(report, plot)
+        save_figure(bench_plot(report), plot)
