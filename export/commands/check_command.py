@@ -39,7 +39,7 @@ def check(
     """Compare an ONNX file with the Keras model, or the ONNX file, it was made from."""
     with progress(quiet) as step:
         check_outputs(report_file=report_file)
-        arrays = read_data(data)
+        arrays = read_data(data, step)
         original: Any = model if model.suffix.lower() == ".onnx" else None
         if original is None:
             import_keras(step)
