@@ -31,7 +31,8 @@ def check(
         model: the original: a Keras model, its file, or an ONNX file; for two ONNX files neither Keras nor TensorFlow is
             imported.
         onnx_path: the file. Inputs and outputs are matched by position.
-        data: the user's own inputs beside the seeded ones: an array, a sequence of one per input, or a mapping by name.
+        data: the user's own inputs beside the seeded ones: an array, a sequence of one per input, or a mapping by name; or an
+            `ImageFolder`.
         seed: of the random inputs.
         layers: measure inside the file too, on the first inputs: the drift of each layer, and what rounding explains of it, by
             which the verdict goes as well; where the original is an ONNX file the drift of each tensor of the same name.

@@ -65,7 +65,8 @@ def export(
         batch: examples that the file takes at a time; None leaves that free.
         rename_inputs, rename_outputs: by Keras' name the name in the file, of those that are to have another.
         opset: the ONNX operator set, 13 or newer.
-        data: inputs for the check beside the seeded ones: an array, a sequence of one per input, or a mapping by name.
+        data: inputs for the check beside the seeded ones: an array, a sequence of one per input, or a mapping by name; or
+            an `ImageFolder`.
         ones_channel: whether a convolution may get one more channel, to do without a normalization before zero padding; None
             for yes, unless int8 is wanted, which loses precision by it.
         float16, int8: whether to write `model.float16.onnx` and `model.int8.onnx` beside `model.onnx`, once that is proved.

@@ -60,7 +60,7 @@ def check(
             from ..saved_inputs import check_folder
 
             check_folder(save_inputs)
-        arrays = read_data(data)
+        arrays = read_data(data, step)
         original: Any = model if model.suffix.lower() == ".onnx" else None
         if original is None:
             import_keras(step)
