@@ -14,8 +14,8 @@ Derivation. To first order the error of one number is sum_j c_j d_j over the ope
 error of each, |d_j| <= u = 2^-24, and c_j how much the number depends on its result (Higham 2002, section 3.1). Of many
 operations the sum is close to a normal distribution of mean 0 and some standard deviation s (Higham and Mary 2019). The model
 and its file do the same operations with the same c_j, but for those that folding leaves out and the order of sums: so s is
-one size for both, and E_model and E_file are each the largest of N draws of it. The chance that one is more than 4 times the
-other by luck:
+one size for both, and E_model and E_file are each the largest of N draws of it. The chance that E_file is more than 4 times
+E_model by luck:
 
     N independent numbers           1       3       5        10        30       100
     of one s                       0.16   0.027   0.0062   3.2e-4    1.7e-7   1.2e-12
