@@ -210,7 +210,9 @@ def _node(model: onnx.ModelProto, draw: random.Random) -> onnx.NodeProto:
 
 def _tensor(model: onnx.ModelProto, draw: random.Random) -> onnx.TensorProto:
     tensors = [tensor for graph in _graphs(model) for tensor in graph.initializer]
-    tensors += [each.t for graph in _graphs(model) for node in graph.node for each in node.attribute if each.HasField("t")]
+    tensors += [
+        each.t for graph in _graphs(model) for node in graph.node for each in node.attribute if each.HasField("t")
+    ]
     return draw.choice(tensors) if tensors else onnx.TensorProto()
 
 
@@ -321,7 +323,9 @@ def _forge_versions(model: onnx.ModelProto, draw: random.Random) -> None:
         case 1 if model.opset_import:
             model.opset_import[0].version = draw.choice([*_NUMBERS, 5, 6, 9, 10, 11, 12, 13, 21, 24])
         case _:
-            model.opset_import.append(helper.make_opsetid(draw.choice(["", "own", "com.microsoft"]), draw.choice(_NUMBERS)))
+            model.opset_import.append(
+                helper.make_opsetid(draw.choice(["", "own", "com.microsoft"]), draw.choice(_NUMBERS))
+            )
 
 
 def _forge_ports(model: onnx.ModelProto, draw: random.Random) -> None:
@@ -348,7 +352,18 @@ def _forge_location(model: onnx.ModelProto, draw: random.Random) -> None:
     tensor = _tensor(model, draw)
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
-    places = ["../x", "/etc/passwd", "none.data", "", ".", "model.onnx", "*/_ORT_MEM_ADDR_/*", "/dev/zero", "a\0b", "c:\\x"]
+    places = [
+        "../x",
+        "/etc/passwd",
+        "none.data",
+        "",
+        ".",
+        "model.onnx",
+        "*/_ORT_MEM_ADDR_/*",
+        "/dev/zero",
+        "a\0b",
+        "c:\\x",
+    ]
     for key, value in (
         ("location", draw.choice(places)),
         ("offset", str(draw.choice([*_NUMBERS, "x"]))),

@@ -22,12 +22,12 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 HERE = Path(__file__).parent
 SECONDS = 60  # that a mutant may take in all its commands
 _MEMORY = 2**30  # bytes that a mutant may add to the process
-_START = 120  # seconds in which a child must have started TensorFlow
+_START = 300  # seconds in which a child must have started TensorFlow
 
 
 def findings(kind: str, first: int, count: int, seconds: float = SECONDS) -> tuple[Counter[str], list[str]]:
@@ -40,6 +40,7 @@ def findings(kind: str, first: int, count: int, seconds: float = SECONDS) -> tup
             outcomes[outcome] += 1
             if fault:
                 wrong.append(f"{kind} {seed}: {fault}")
+                print(wrong[-1], file=sys.stderr, flush=True)
         seed += 1
     return outcomes, wrong
 
@@ -55,7 +56,7 @@ def _batch(kind: str, first: int, end: int, seconds: float) -> Iterator[tuple[in
         )
         assert child.stdout is not None
         lines: queue.Queue[str] = queue.Queue()
-        reader = threading.Thread(target=lambda: [lines.put(each) for each in (*child.stdout, "")], daemon=True)
+        reader = threading.Thread(target=_pass_on, args=(child.stdout, lines), daemon=True)
         reader.start()
         at, doing, patience = first, "starting", float(_START)
         try:
@@ -82,6 +83,12 @@ def _batch(kind: str, first: int, end: int, seconds: float) -> Iterator[tuple[in
             child.stdout.close()
 
 
+def _pass_on(stream: TextIO, lines: queue.Queue[str]) -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put("")  # it ended
+
+
 # ------------------------------------------------------------------------------------------------------------ the child
 
 
@@ -94,7 +101,9 @@ def work(kind: str, first: int, end: int) -> None:
     from sound_files import sound_file
 
     from kbn.export import cli
+    from kbn.export.commands.running import import_keras
 
+    import_keras(lambda step: None)  # which is no mutant's time
     telling = os.fdopen(os.dup(1), "w", buffering=1)
     folder = Path.cwd()
     sound = sound_file(kind, folder)
@@ -121,7 +130,9 @@ def work(kind: str, first: int, end: int) -> None:
                 fault += f"{line[0]} showed a traceback: {shown.getvalue()[-600:]} "
             if output is not None:
                 if output.exists() != (code == 0):
-                    fault += f"{line[0]} exited with {code}, and the output is {'' if output.exists() else 'not '}there "
+                    fault += (
+                        f"{line[0]} exited with {code}, and the output is {'' if output.exists() else 'not '}there "
+                    )
                 output.unlink(missing_ok=True)
         if left := set(os.listdir(folder)) - present:
             fault += f"left {sorted(left)} "
@@ -163,8 +174,6 @@ def main() -> None:
     for outcome, times in outcomes.most_common():
         print(f"{times:7} {outcome}")
     print(f"{len(wrong)} findings")
-    for each in wrong:
-        print(each)
     sys.exit(bool(wrong))
 
 

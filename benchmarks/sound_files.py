@@ -51,7 +51,9 @@ def sound_onnx() -> onnx.ModelProto:
 
     def branch(name: str, operator: str) -> onnx.GraphProto:
         node = helper.make_node(operator, ["pooled"], [f"{name}_out"], name=f"{name}/{operator}")
-        return helper.make_graph([node], name, [], [helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, None)])
+        return helper.make_graph(
+            [node], name, [], [helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, None)]
+        )
 
     halved = helper.make_function(
         "own",

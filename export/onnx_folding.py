@@ -7,7 +7,6 @@ names, its opset and its other nodes.
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,11 @@ import onnx_ir as ir
 from keras import layers
 from onnx_ir.passes import common
 
-from .errors import BrokenModelError, UsageError
+from .errors import BrokenModelError
 from .fold_report import FoldReport, FoldRow
 from .onnx_comparison import runs
 from .onnx_graph import OnnxGraph, read
+from .onnx_opening import open_onnx
 from .onnx_reading import constant
 from .onnx_writing import write
 from .planning import plan_folds
@@ -55,13 +55,8 @@ def inspect_onnx(model: onnx.ModelProto, ones_channel: bool = True) -> FoldRepor
 
 
 def load_onnx(path: str | PathLike[str]) -> onnx.ModelProto:
-    """The model in a file; raises UsageError where there is no file, BrokenModelError where it holds no model."""
-    if not Path(path).is_file():
-        raise UsageError(f"There is no ONNX file {str(path)!r}; check the path.")
-    try:
-        proto = onnx.load(path)
-    except Exception as error:  # protobuf's, the file system's
-        raise BrokenModelError(f"{path}: this is no ONNX model: {reason(error)}. {_ADVICE}") from error
+    """The model in a file, which onnx takes, or onnxruntime does; raises what `open_onnx` raises."""
+    proto = open_onnx(path)
     try:
         onnx.checker.check_model(proto)
     except Exception as error:
