@@ -15,9 +15,9 @@ import onnx_ir as ir
 from keras import layers
 from onnx_ir.passes import common
 
-from .errors import BrokenModelError
+from .errors import BrokenModelError, KbnError
 from .fold_report import FoldReport, FoldRow
-from .onnx_comparison import runs
+from .onnx_comparison import not_taken
 from .onnx_graph import OnnxGraph, read
 from .onnx_opening import open_onnx
 from .onnx_reading import constant
@@ -61,12 +61,24 @@ def load_onnx(path: str | PathLike[str]) -> onnx.ModelProto:
         onnx.checker.check_model(proto)
     except Exception as error:
         # The checker asks for more than runs: a shape that is left to inference, an operator that it knows.
-        if not runs(proto):
+        if not_taken(proto):
             raise BrokenModelError(f"{path}: this is no ONNX model: {reason(error)}. {_ADVICE}") from error
     return proto
 
 
 def _planned(proto: onnx.ModelProto, ones_channel: bool) -> tuple[Any, FoldReport]:
+    try:
+        return _plan(proto, ones_channel)
+    except KbnError:
+        raise
+    except Exception as error:
+        # The checker looks at nodes one by one: attributes and shapes that do not fit each other are found by who reads them.
+        if why := not_taken(proto):
+            raise BrokenModelError(f"This is no ONNX model that runs: {why}. {_ADVICE}") from error
+        raise
+
+
+def _plan(proto: onnx.ModelProto, ones_channel: bool) -> tuple[Any, FoldReport]:
     model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
     if model.ir_version < 4:  # there every constant had to be an input, too
         common.RemoveInitializersFromInputsPass()(model)

@@ -15,6 +15,7 @@ from os import PathLike
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import Message
 from onnx import TensorProto
 from onnx.external_data_helper import load_external_data_for_tensor
 
@@ -71,6 +72,8 @@ def open_onnx(path: str | PathLike[str], *, weights: bool = True) -> onnx.ModelP
         raise BrokenModelError(f"{path}: this is no ONNX model: {reason(error)}. {_ADVICE}") from error
     if not model.HasField("graph"):
         raise BrokenModelError(f"{path}: this is no ONNX model: it has no graph. {_ADVICE}")
+    _check_texts(path, model)
+    _check_versions(path, model)
     _check_functions(path, model)
     for tensor in _tensors(path, model):
         _check_tensor(path, tensor)
@@ -116,8 +119,8 @@ def _parts(path: Path, sparse: onnx.SparseTensorProto) -> Iterator[TensorProto]:
     stored = max(0, math.prod(sparse.values.dims))
     if math.prod(sparse.dims) > _DENSE_ALLOWANCE + _LARGEST_RATIO * stored:
         raise BrokenModelError(
-            f"{path}: the sparse tensor {quote(sparse.values.name)} of shape {quote(tuple(sparse.dims))} stores {stored} numbers; made "
-            f"dense, it would fill the memory. {_ADVICE}"
+            f"{path}: the sparse tensor {quote(sparse.values.name)} of shape {quote(tuple(sparse.dims))} stores {stored} "
+            f"numbers; made dense, it would fill the memory. {_ADVICE}"
         )
     yield sparse.values
     yield sparse.indices
@@ -135,16 +138,17 @@ def _every_node(nodes: list[onnx.NodeProto]) -> _Nodes:
 
 
 def _check_tensor(path: Path, tensor: TensorProto) -> None:
-    where = f"{path}: tensor {quote(tensor.name)} of shape {quote(tuple(tensor.dims))}"
     bits = _BITS.get(tensor.data_type)
     if min(tensor.dims, default=0) < 0:
-        raise BrokenModelError(f"{where} has a negative size. {_ADVICE}")
+        raise BrokenModelError(f"{_where(path, tensor)} has a negative size. {_ADVICE}")
     if bits is None and tensor.data_type != TensorProto.STRING:
-        raise BrokenModelError(f"{where} is of type {tensor.data_type}, which is none of ONNX'. {_ADVICE}")
+        raise BrokenModelError(
+            f"{_where(path, tensor)} is of type {tensor.data_type}, which is none of ONNX'. {_ADVICE}"
+        )
     count = math.prod(tensor.dims)
     if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
         if bits is None:
-            raise BrokenModelError(f"{where} is of text, which cannot lie in another file. {_ADVICE}")
+            raise BrokenModelError(f"{_where(path, tensor)} is of text, which cannot lie in another file. {_ADVICE}")
         check_external(path, tensor, -(-count * bits // 8))
         if tensor.data_location == TensorProto.EXTERNAL:
             return
@@ -157,7 +161,39 @@ def _check_tensor(path: Path, tensor: TensorProto) -> None:
         declared = 2 * count if tensor.data_type in _COMPLEX else -(-count * min(bits, 8) // 8)
         present, unit = sum(len(getattr(tensor, field)) for field in _FIELDS), "values"
     if declared != present:
-        raise BrokenModelError(f"{where} should hold {declared} {unit}, but {present} are there. {_ADVICE}")
+        raise BrokenModelError(
+            f"{_where(path, tensor)} should hold {declared} {unit}, but {present} are there. {_ADVICE}"
+        )
+
+
+def _where(path: Path, tensor: TensorProto) -> str:
+    return f"{path}: tensor {quote(tensor.name)} of shape {quote(tuple(tensor.dims))}"
+
+
+def _check_texts(path: Path, model: onnx.ModelProto) -> None:
+    """Refuse bytes that are no UTF-8 where text belongs: protobuf lets them pass, as bytes, and whoever reads them fails."""
+    waiting: list[Message] = [model]
+    while waiting:
+        message = waiting.pop()
+        for field, value in message.ListFields():
+            if field.type == field.TYPE_MESSAGE:
+                waiting.extend(value if field.is_repeated else [value])
+            elif field.type == field.TYPE_STRING:
+                for text in value if field.is_repeated else [value]:
+                    if not isinstance(text, str):
+                        raise BrokenModelError(
+                            f"{path}: this is no ONNX model: it has {quote(text)} as a {field.name}, which is no text in "
+                            f"UTF-8. {_ADVICE}"
+                        )
+
+
+def _check_versions(path: Path, model: onnx.ModelProto) -> None:
+    for opset in (*model.opset_import, *(each for function in model.functions for each in function.opset_import)):
+        if not 0 <= opset.version < 2**31:  # more than onnx counts to
+            raise BrokenModelError(
+                f"{path}: this is no ONNX model: it is of version {opset.version} of the operators {quote(opset.domain)}. "
+                f"{_ADVICE}"
+            )
 
 
 def _check_functions(path: Path, model: onnx.ModelProto) -> None:
