@@ -30,13 +30,18 @@ _MEMORY = 2**30  # bytes that a mutant may add to the process
 _START = 300  # seconds in which a child must have started TensorFlow
 
 
-def findings(kind: str, first: int, count: int, seconds: float = SECONDS) -> tuple[Counter[str], list[str]]:
-    """How often each outcome came, and what went wrong, for the mutants of these seeds; one child at a time."""
+def findings(
+    kind: str, first: int, count: int, seconds: float = SECONDS, planted: str = ""
+) -> tuple[Counter[str], list[str]]:
+    """How often each outcome came, and what went wrong, for the mutants of these seeds; one child at a time.
+
+    planted: a module whose `fail(seed)` is called in place of what opens the file: the test of this very function.
+    """
     outcomes: Counter[str] = Counter()
     wrong: list[str] = []
     seed, end = first, first + count
     while seed < end:
-        for seed, outcome, fault in _batch(kind, seed, end, seconds):  # noqa: B020  # goes on where the child ended
+        for seed, outcome, fault in _batch(kind, seed, end, seconds, planted):  # noqa: B020  # goes on where the child ended
             outcomes[outcome] += 1
             if fault:
                 wrong.append(f"{kind} {seed}: {fault}")
@@ -45,9 +50,9 @@ def findings(kind: str, first: int, count: int, seconds: float = SECONDS) -> tup
     return outcomes, wrong
 
 
-def _batch(kind: str, first: int, end: int, seconds: float) -> Iterator[tuple[int, str, str]]:
+def _batch(kind: str, first: int, end: int, seconds: float, planted: str) -> Iterator[tuple[int, str, str]]:
     """What a child says of the seeds from `first` on; the last is one that it did not survive, or the last of all."""
-    line = [sys.executable, str(HERE / "mutated_files.py"), "--child", kind, str(first), str(end)]
+    line = [sys.executable, str(HERE / "mutated_files.py"), "--child", kind, str(first), str(end), planted]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.pathsep.join(sys.path)}
     with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "stderr", "w+b") as said:
         Path(folder, "work").mkdir()
@@ -92,7 +97,7 @@ def _pass_on(stream: TextIO, lines: queue.Queue[str]) -> None:
 # ------------------------------------------------------------------------------------------------------------ the child
 
 
-def work(kind: str, first: int, end: int) -> None:
+def work(kind: str, first: int, end: int, planted: str) -> None:
     """Works through the seeds in the current folder, which is empty, and prints a line of JSON before and after each."""
     import io
     from contextlib import redirect_stderr, redirect_stdout
@@ -110,6 +115,8 @@ def work(kind: str, first: int, end: int) -> None:
     whole, path = sound.read_bytes(), folder / f"mutant.{kind}"
     present = {*os.listdir(folder), path.name}
     for seed in range(first, end):
+        if planted:
+            _plant(planted, seed)
         path.write_bytes(mutant(kind, whole, seed))
         outcomes, fault = [], ""
         before = _resident()
@@ -142,6 +149,21 @@ def work(kind: str, first: int, end: int) -> None:
             fault += f"took {grown / 2**30:.1f} GiB "
         # A mutant is what its first command makes of it.
         print(json.dumps({"seed": seed, "outcome": outcomes[0], "fault": fault}), file=telling)
+
+
+def _plant(planted: str, seed: int) -> None:
+    """Lets every command fail as the module has it for this seed."""
+    from importlib import import_module
+
+    from kbn.export import onnx_folding, onnx_opening
+
+    genuine = onnx_opening.open_onnx
+
+    def failing(path: Any, **options: Any) -> Any:
+        import_module(planted).fail(seed)
+        return genuine(path, **options)
+
+    onnx_folding.open_onnx = failing
 
 
 def _resident() -> int:
@@ -179,6 +201,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        work(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+        work(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
     else:
         main()

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from keras import layers
 from onnx_ir.passes import common
 
-from .errors import BrokenModelError, KbnError
+from .errors import BrokenModelError, KbnError, UnsupportedError
 from .fold_report import FoldReport, FoldRow
 from .onnx_comparison import not_taken
 from .onnx_graph import OnnxGraph, read
@@ -79,13 +79,7 @@ def _planned(proto: onnx.ModelProto, ones_channel: bool) -> tuple[Any, FoldRepor
 
 
 def _plan(proto: onnx.ModelProto, ones_channel: bool) -> tuple[Any, FoldReport]:
-    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
-    if model.ir_version < 4:  # there every constant had to be an input, too
-        common.RemoveInitializersFromInputsPass()(model)
-        model.ir_version = 4
-    # What nothing uses would keep maps from moving, and constants must be known as such.
-    common.RemoveUnusedNodesPass()(model)
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    model = _prepared(proto)
     graph = read(model)
     _check(graph)
     returned = graph.outputs
@@ -100,6 +94,24 @@ def _plan(proto: onnx.ModelProto, ones_channel: bool) -> tuple[Any, FoldReport]:
     for step in (common.RemoveUnusedNodesPass(), common.TopologicalSortPass()):
         step(model)
     return model, report
+
+
+def _prepared(proto: onnx.ModelProto) -> Any:
+    try:
+        model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
+        if model.ir_version < 4:  # there every constant had to be an input, too
+            common.RemoveInitializersFromInputsPass()(model)
+            model.ir_version = 4
+        # What nothing uses would keep maps from moving, and constants must be known as such.
+        common.RemoveUnusedNodesPass()(model)
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    except Exception as error:  # onnx' and onnx-ir's have no common base
+        if why := not_taken(proto):
+            raise BrokenModelError(f"This is no ONNX model that runs: {why}. {_ADVICE}") from error
+        raise UnsupportedError(
+            f"onnxruntime takes the model, but onnx cannot read it: {reason(error.__cause__ or error)}. {_ADVICE}"
+        ) from error
+    return model
 
 
 def _why_unread(node: ir.Node) -> str:
