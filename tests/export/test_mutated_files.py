@@ -30,7 +30,7 @@ def test_a_seed_always_makes_the_same_mutant_and_another_another(kind, tmp_path)
     whole = sound_file(kind, tmp_path).read_bytes()
     first = [mutant(kind, whole, seed) for seed in range(20)]
     assert len(set(first)) > 15
-    assert whole not in first
+    assert first.count(whole) < 5  # a run of zeros changes nothing where there were zeros
     if kind != "keras":  # a zip archive holds the time
         assert first == [mutant(kind, whole, seed) for seed in range(20)]
 
@@ -38,11 +38,10 @@ def test_a_seed_always_makes_the_same_mutant_and_another_another(kind, tmp_path)
 # What a planted fault does in place of reading the file.
 FAULTS = {
     "a fault in kbn": ("raise ZeroDivisionError", "exited with 70"),
-    "a crash": ("os.kill(os.getpid(), signal.SIGSEGV)", "the process ended with -11 at fold"),
-    "a hang": ("time.sleep(60)", "still at fold after 3 s"),
-    "half a file": ("Path('out.onnx').write_bytes(b'half'); raise UsageError('x')", "and the output is there"),
     "something left": ("Path('left').touch(); raise UsageError('x')", "left ['left']"),
-    "memory": ("np.ones(2**28); raise UsageError('x')", "took 2"),
+    "memory": ("np.ones(10 * 2**24); raise UsageError('x')", "took 1."),
+    "a crash": ("os.kill(os.getpid(), signal.SIGSEGV)", "the process ended with -11 at bench"),
+    "a hang": ("time.sleep(60)", "still at bench after 15 s"),
 }
 
 
@@ -55,7 +54,7 @@ def test_each_kind_of_finding_is_found(tmp_path, monkeypatch):
         f"def fail(seed):\n{branches}"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    outcomes, wrong = findings("onnx", 0, len(FAULTS) + 1, seconds=3, planted="planted")
+    outcomes, wrong = findings("onnx", 0, len(FAULTS), seconds=15, planted="planted")
     assert outcomes["crash"] == outcomes["hang"] == 1
     for seed, (found, (_, told)) in enumerate(zip(wrong, FAULTS.values(), strict=True)):
         assert found.startswith(f"onnx {seed}: ")
