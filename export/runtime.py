@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .errors import BrokenModelError, UsageError
 from .file_inputs import FileInputs
 from .layouts import FROM_MODEL, LAYOUT_KEY
+from .onnx_opening import open_onnx
 from .sessions import session
 from .wording import reason
 
@@ -41,13 +42,15 @@ class Runtime:
 
     Raises:
         UsageError: there is no such file.
-        BrokenModelError: onnxruntime cannot load it.
+        BrokenModelError, UnsafeModelError: `open_onnx` refuses it, or onnxruntime cannot load it.
     """
 
     def __init__(self, path: Path, content: bytes | None = None, as_written_only: bool = False) -> None:
         if not path.is_file():
             raise UsageError(f"There is no ONNX file {str(path)!r}. Write one with `kbn export MODEL {path.name}`.")
         self.path = path
+        if content is None:  # else it is that of a file which was opened before
+            open_onnx(path, weights=False)
         with self._told():
             self._sessions = [
                 session(
