@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import queue
-import resource
 import shutil
 import subprocess
 import sys
@@ -120,7 +119,7 @@ def work(kind: str, first: int, end: int, planted: str) -> None:
             _plant(planted, seed)
         path.write_bytes(mutant(kind, whole, seed))
         outcomes, fault = [], ""
-        before = _resident()
+        before = _forget_peak()
         for line, output in _commands(kind, seed, sound, path)[-1 if planted else 0 :]:
             print(json.dumps({"seed": seed, "doing": line[0]}), file=telling)
             sys.argv = ["kbn", *map(str, line)]
@@ -146,7 +145,7 @@ def work(kind: str, first: int, end: int, planted: str) -> None:
             fault += f"left {sorted(left)} "
             for name in left:
                 shutil.rmtree(name) if Path(name).is_dir() else Path(name).unlink()
-        if (grown := _resident() - before) > _MEMORY:
+        if (grown := _memory("VmHWM") - before) > _MEMORY:
             fault += f"took {grown / 2**30:.1f} GiB "
         # A mutant is what its first command makes of it.
         print(json.dumps({"seed": seed, "outcome": outcomes[0], "fault": fault}), file=telling)
@@ -167,9 +166,15 @@ def _plant(planted: str, seed: int) -> None:
     bench_runner.open_onnx = failing
 
 
-def _resident() -> int:
-    """The most bytes that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _forget_peak() -> int:
+    """Lets the peak of the process' memory begin anew (proc(5), clear_refs); the bytes that it has now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _memory("VmRSS")
+
+
+def _memory(field: str) -> int:
+    line = next(each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith(field))
+    return int(line.split()[1]) * 1024
 
 
 def _commands(kind: str, seed: int, sound: Path, path: Path) -> list[tuple[list[Any], Path | None]]:
