@@ -216,21 +216,21 @@ def test_the_weights_of_every_family_are_those_of_the_fold(of_families):
     assert "Weights: in 10 of 10 layers" in report.tables()[-1].note
 
 
-@pytest.mark.parametrize("layer", NAMES)
-def test_a_unit_in_the_last_place_of_any_family_is_seen(of_families, tmp_path, layer):
+def test_a_unit_in_the_last_place_of_any_family_is_seen(of_families, tmp_path):
     model, path = of_families
     proto = onnx.load(path)
-    inner = {"both": "backward_lstm", "distributed": "dense"}.get(layer, layer)
-    (tensor, *_) = (
-        each
-        for each in proto.graph.initializer
-        if each.name.split("/")[0].startswith(inner) and each.name.endswith(("kernel", "gamma", "embeddings"))
-    )
-    array = numpy_helper.to_array(tensor).copy()
-    array.flat[2] = np.nextafter(array.flat[2], np.float32(np.inf))
-    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    for layer in NAMES:
+        inner = {"both": "backward_lstm", "distributed": "dense"}.get(layer, layer)
+        (tensor, *_) = (
+            each
+            for each in proto.graph.initializer
+            if each.name.split("/")[0].startswith(inner) and each.name.endswith(("kernel", "gamma", "embeddings"))
+        )
+        array = numpy_helper.to_array(tensor).copy()
+        array.flat[2] = np.nextafter(array.flat[2], np.float32(np.inf))
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     onnx.save(proto, tmp_path / "m.onnx")
     report = check(model, tmp_path / "m.onnx", layers=True)
     assert not report.passed
-    (fault,) = report.faults()
-    assert fault.startswith(f"{layer}: a stored weight is")
+    told = [fault.partition(": a stored weight is")[0] for fault in report.faults()]
+    assert sorted(told) == sorted(NAMES)
