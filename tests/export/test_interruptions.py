@@ -69,7 +69,7 @@ EXPORT = ["export", "m.keras", "out.onnx", "--force"]
 STEPS = {
     "export, converted": (EXPORT, exporting, "convert"),
     "export, written": (EXPORT, saving, "save"),
-    "export, proved": (EXPORT, exporting, "check"),
+    "export, proved": (EXPORT, exporting, "check_model"),
     "export, to be named": (EXPORT, exporting, "add_metadata"),
     "fold, folded": (["fold", "m.keras", "out.keras", "--force"], any_model, "fold"),
     "fold, written": (["fold", "m.keras", "out.keras", "--force"], keras.Model, "save"),

@@ -10,7 +10,7 @@ from file_mutations import mutant
 from mutated_files import findings
 from sound_files import sound_file
 
-COUNTS = {"keras": 30, "h5": 20, "onnx": 120}  # what takes a few seconds each beside the start of TensorFlow
+COUNTS = {"keras": 14, "h5": 10, "onnx": 60}  # what takes a few seconds each beside the start of TensorFlow
 
 
 @pytest.mark.slow
