@@ -40,7 +40,8 @@ class LogAxis:
     def ticks(self) -> list[tuple[float, int]]:
         """Place and exponent of each decade, or of each second, third, ..., so that there are few."""
         step = -(-(self.high - self.low) // (_MOST_TICKS - 1))
-        return [(self.place(10.0**exponent), exponent) for exponent in range(self.low, self.high + 1, step)]
+        width = (self.high - self.low) / 100
+        return [((exponent - self.low) / width, exponent) for exponent in range(self.low, self.high + 1, step)]
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class Panel:
         zeros: of each series how many are 0.
         limit: where a stroke is drawn; None for none.
         failed: whether it is shown as a failure.
+        told: what it shows in words, for those who point at it or have it read out.
     """
 
     title: str
@@ -107,6 +109,7 @@ class Panel:
     zeros: tuple[int, ...]
     limit: float | None = None
     failed: bool = False
+    told: str = ""
 
     def bars(self, axis: LogAxis) -> list[list[tuple[float, float, float]]]:
         """For each series left, width and height of each bar, in percent of the panel.
@@ -126,14 +129,14 @@ class Panel:
         whole = sum(counts.values()) + zeros
         shares: dict[tuple[float, float], float] = {}
         for octave, count in sorted(counts.items()):
-            octave = max(octave, math.floor(math.log2(10.0**axis.low)))
+            octave = max(octave, math.floor(axis.low * math.log2(10)))
             ends = (axis.place(2.0**octave), axis.place(2.0 ** (octave + 1)))
             shares[ends] = shares.get(ends, 0.0) + count / whole
         return shares
 
 
 @dataclass(frozen=True)
-class Histograms:
+class HistogramChart:
     """Panels side by side, which share their axis.
 
     Attributes:
@@ -161,4 +164,4 @@ class Histograms:
         return LogAxis.around([*ends, *(panel.limit for panel in self.panels if panel.limit)], _DECADES)
 
 
-Chart = DotChart | Histograms
+Chart = DotChart | HistogramChart

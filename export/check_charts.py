@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .charts import DotChart, Histograms, Panel, Row
+from .charts import DotChart, HistogramChart, Panel, Row
 from .layer_check import LayerCheck
 from .output_check import OutputCheck, Sides
 
 
-def error_histograms(outputs: Sequence[OutputCheck], sides: Sides) -> Histograms:
+def error_histograms(outputs: Sequence[OutputCheck], sides: Sides) -> HistogramChart:
     """One panel for each output and kind of inputs that could be compared."""
     panels = []
     for output in outputs:
@@ -22,13 +22,18 @@ def error_histograms(outputs: Sequence[OutputCheck], sides: Sides) -> Histograms
                     tuple(histogram.zeros for histogram in histograms),
                     errors.allowed,
                     errors.verdict == "FAILED",
+                    "; ".join(
+                        f"{name} 99 % up to {histogram.percentile(99):.3g}, largest {histogram.largest:.3g}"
+                        for name, histogram in zip(_names(sides), histograms, strict=True)
+                    ),
                 )
             )
     note = (
         "Share of the elements by the size of their error against the float64 run, an octave to a bar. Elements without error "
-        "have no bar; what is too small for the axis is piled up at its left end. Beyond the dashed line the check fails."
+        "have no bar; what is too small for the axis is piled up at its left end. Beyond the dashed line the check fails, "
+        "unless that kind of inputs proves nothing."
     )
-    return Histograms("Errors of the outputs", _names(sides), panels, "absolute error", note)
+    return HistogramChart("Errors of the outputs", _names(sides), panels, "absolute error", note)
 
 
 def drift(layers: Sequence[LayerCheck], sides: Sides) -> DotChart:

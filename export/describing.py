@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +13,7 @@ import onnx_ir as ir
 from .archive import sha256
 from .check_report import CheckReport
 from .export_report import GraphSize
-from .fold_report import FoldReport
+from .fold_report import FoldReport, folds_of
 from .layouts import LAYOUT_KEY
 from .saving import size_of
 
@@ -30,15 +29,6 @@ def metadata(source: Path | None, report: FoldReport, layout: str | None) -> dic
     if layout is not None:
         found[LAYOUT_KEY] = layout
     return found
-
-
-def folds_of(report: FoldReport) -> dict[str, str]:
-    """What was folded into what, in which way, and what was kept."""
-    return {
-        "kbn.folds": json.dumps({row.layer: list(row.into) for row in report.rows if row.into}),
-        "kbn.ways": json.dumps({row.layer: row.rule for row in report.rows if row.into}),
-        "kbn.kept": json.dumps([row.layer for row in report.rows if row.decision == "kept"]),
-    }
 
 
 def measured(report: CheckReport) -> dict[str, Any]:

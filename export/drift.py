@@ -9,7 +9,7 @@ the layer makes of its own input (local_error.py). The first layer beyond its bo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from .cpu_kernels import cpu_kernels
-from .describing import folds_of
 from .drawing import Sample
-from .fold_report import FoldReport
+from .fold_report import FoldReport, folds_of
 from .folding import fold
 from .layer_check import LayerCheck
 from .local_error import input_of, local_error, measurable
@@ -36,7 +35,7 @@ from .reading import read
 from .rounding_bound import has_bound
 from .runtime import inside
 from .stored_weights import weight_error, weight_errors
-from .verdict import Errors, difference, largest
+from .verdict import difference, errors_of
 
 Array = NDArray[Any]
 
@@ -95,9 +94,7 @@ def layer_drift(model: keras.Model, path: Path, sample: Sample) -> LayerDrift:
         truth, layer = truths[name], exact.get_layer(name)
         if truth.dtype.kind != "f":
             continue
-        errors = Errors(sample.kind, largest(truth), difference(computed[name], truth), difference(value, truth))
-        if not np.isfinite(value).all():
-            errors = replace(errors, file_error=float("inf"))
+        errors = errors_of(sample.kind, truth, computed[name], [value])
         local = None
         if report and name in sums and measurable(layer) and (x := input_of(layer, {**given, **values})) is not None:
             local = local_error(layer, x, partial(_in_layout_of, value=found[sums[name]]))
@@ -154,7 +151,8 @@ def _nodes_by_layer(proto: onnx.ModelProto, model: keras.Model) -> dict[str, lis
     for node in proto.graph.node:
         # The outermost layer is the owner: what it holds, or an operator, may be called like another layer.
         owner = next((part for part in node.name.split("/") if part in names), None)
-        if owner is not None and kinds.get(node.output[0], _FLOAT) == _FLOAT:
+        # An operator leaves outputs that it need not give without a name, an LSTM its sequence.
+        if owner is not None and node.output[0] and kinds.get(node.output[0], _FLOAT) == _FLOAT:
             found.setdefault(owner, []).append(node)
     return found
 

@@ -34,7 +34,7 @@ def drift_plot(report: CheckReport) -> Any:
 
 
 def _draw(axes: Any, chart: DotChart) -> None:
-    low = 10.0**chart.axis.low
+    low, high = 10.0**chart.axis.low, min(10.0 ** min(chart.axis.high, 308), 1.7e308)
     styles = (
         {"marker": "o", "markerfacecolor": "none", "color": FIRST, "markersize": 5},
         {"marker": "o", "color": SECOND, "markersize": 4},
@@ -42,14 +42,14 @@ def _draw(axes: Any, chart: DotChart) -> None:
     )
     for number, (name, style) in enumerate(zip(chart.series, styles, strict=True)):
         marks = [(row.values[number], place) for place, row in enumerate(chart.rows)]
-        known = [(max(value, low), place) for value, place in marks if value is not None]
+        known = [(min(max(value, low), high), place) for value, place in marks if value is not None]
         if name:
             axes.plot(*zip(*known, strict=True), linestyle="none", label=name, **style)
     failed = [place for place, row in enumerate(chart.rows) if row.failed]
     for place in failed:
         axes.axhspan(place - 0.5, place + 0.5, color=FAILED, alpha=0.12, linewidth=0)
     axes.set_xscale("log")
-    axes.set_xlim(low, 10.0**chart.axis.high)
+    axes.set_xlim(low, high)
     _name(axes, [row.label for row in chart.rows], failed)
     axes.set_xlabel(chart.unit, fontsize=9)
     axes.set_title(chart.title, fontsize=10, loc="left", fontweight="bold")

@@ -3,11 +3,12 @@
 Of each element two errors are taken against the float64 truth t:
 
     absolute    |y - t|
-    in units    |y - t| / ulp(t),    ulp(t) the distance from float32(|t|) to the next float32
+    in units    |y - t| / ulp(max(|t|, 2^-24 M)),    ulp(t) the distance from float32(|t|) to the next float32
+                 (Goldberg 1991, section 1.2), M the largest |t| of the batch: a 0 among larger numbers has no digits of its own
 
-(Goldberg 1991, section 1.2), and over all elements the cosine of the angle between y and t. Largest and mean are exact. A
+and over all elements the cosine of the angle between y and t. Largest and mean are exact. A
 percentile is read off a histogram whose bins are a sixteenth of an octave wide: it is not below the exact one, and at most
-4.5 % above. Sums of histograms are histograms, which percentiles of batches are not.
+4.5 % above, between 2^-160 and 2^288. Sums of histograms are histograms, which percentiles of batches are not.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ _LOWEST_OCTAVE, _HIGHEST_OCTAVE = (
     -160,
     288,
 )  # from below the smallest error that counts to float32's largest, in its smallest ulps
+_AT_A_TIME = 2**20  # elements, so that a large tensor takes little beside its own memory
 _BINS = (_HIGHEST_OCTAVE - _LOWEST_OCTAVE) * _BINS_PER_OCTAVE
 
 
@@ -113,20 +116,30 @@ class ErrorSpread:
                 truth.
             truth: float64, finite, of the same shape.
         """
+        largest = float(np.abs(truth).max(initial=0.0))
+        flat, each = truth.ravel(), [array.ravel() for array in values]
+        slices = [slice(start, start + _AT_A_TIME) for start in range(0, max(1, flat.size), _AT_A_TIME)]
+        return reduce(
+            cls.with_batch, (cls._of([array[part] for array in each], flat[part], largest) for part in slices)
+        )
+
+    @classmethod
+    def _of(cls, values: Sequence[Array], truth: Array, largest: float) -> ErrorSpread:
         truth = truth.astype(np.float64)
         farthest = values[0].astype(np.float64)
         for other in values[1:]:
             farthest = np.where(np.abs(other - truth) > np.abs(farthest - truth), other, farthest)
         errors = np.abs(farthest - truth)
         # Of the largest float32 the next is infinite.
-        sizes = np.minimum(np.abs(truth), np.nextafter(np.finfo(np.float32).max, np.float32(0)))
-        units = np.spacing(sizes.astype(np.float32)).astype(np.float64)
-        return cls(
-            Histogram.of(errors),
-            Histogram.of(errors / units),
-            float((farthest * truth).sum()),
-            (float((farthest * farthest).sum()), float((truth * truth).sum())),
-        )
+        below = np.nextafter(np.finfo(np.float32).max, np.float32(0))
+        units = np.spacing(np.clip(np.abs(truth), largest * 2.0**-24, below).astype(np.float32)).astype(np.float64)
+        with np.errstate(over="ignore"):
+            return cls(
+                Histogram.of(errors),
+                Histogram.of(errors / units),
+                float((farthest * truth).sum()),
+                (float((farthest * farthest).sum()), float((truth * truth).sum())),
+            )
 
     def with_batch(self, other: ErrorSpread) -> ErrorSpread:
         """Both together."""
@@ -139,9 +152,11 @@ class ErrorSpread:
 
     @property
     def cosine(self) -> float | None:
-        """The cosine of the angle between the tensor and the truth; None where either is 0 everywhere."""
+        """The cosine of the angle between the tensor and the truth; None where either is 0 everywhere, or past float64."""
         lengths = math.sqrt(self.squares[0]) * math.sqrt(self.squares[1])
-        return min(1.0, self.product / lengths) if lengths else None
+        if not lengths or not math.isfinite(lengths):
+            return None
+        return max(-1.0, min(1.0, self.product / lengths))
 
     def to_dict(self) -> dict[str, Any]:
         return {**self.absolute.to_dict(), "ulps": self.ulps.to_dict(), "cosine": self.cosine}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -142,3 +143,12 @@ def _row(row: FoldRow) -> dict[str, Any]:
     if row.scale and not np.isfinite(row.scale.spread):
         value["scale"]["spread"] = None  # JSON has no infinity
     return {**value, "into": list(row.into), "direction": row.direction, "warnings": list(row.warnings)}
+
+
+def folds_of(report: FoldReport) -> dict[str, str]:
+    """What was folded into what, in which way, and what was kept."""
+    return {
+        "kbn.folds": json.dumps({row.layer: list(row.into) for row in report.rows if row.into}),
+        "kbn.ways": json.dumps({row.layer: row.rule for row in report.rows if row.into}),
+        "kbn.kept": json.dumps([row.layer for row in report.rows if row.decision == "kept"]),
+    }

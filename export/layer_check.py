@@ -61,6 +61,11 @@ class LayerCheck:
         """Whether rounding explains what the layer does and what its weights are, as far as is known."""
         return (self.local is None or self.local.passed) and (self.weights is None or self.weights <= ROUNDED_ONCE)
 
+    @property
+    def verdict(self) -> str:
+        """ "passed"; "drifts", where only the accumulated error is too large, which no verdict goes by; or "FAILED"."""
+        return "FAILED" if not self.explained else "passed" if self.passed else "drifts"
+
     def faults(self) -> list[str]:
         """What rounding does not explain, in words."""
         found = []
@@ -79,8 +84,7 @@ class LayerCheck:
         numbers = [errors.magnitude, errors.model_error, errors.file_error, errors.allowed]
         own = [local.error, local.bound] if local else []
         shown = [f"{number:.3g}" for number in (*numbers, *own)] + [""] * (2 - len(own))
-        verdict = "FAILED" if not self.explained else "passed" if self.passed else "drifts"
-        return (self.layer, self.type, *shown, verdict)
+        return (self.layer, self.type, *shown, self.verdict)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -89,6 +93,7 @@ class LayerCheck:
             "tensor": self.tensor,
             "passed": self.passed,
             **self.errors.to_dict(),
+            "verdict": self.verdict,
             "local": self.local.to_dict() if self.local else None,
             "weights": self.weights,
         }

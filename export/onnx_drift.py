@@ -8,7 +8,6 @@ check goes by the outputs alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from .double_run import DoubleRun
 from .layer_check import LayerCheck
 from .onnx_opening import open_onnx
 from .runtime import Runtime, inside
-from .verdict import Errors, difference, largest
+from .verdict import errors_of
 
 Array = NDArray[Any]
 
@@ -46,10 +45,8 @@ def tensor_drift(
     checks = []
     for name, single, value in zip(names, singles, found, strict=True):
         truth, node = truths[name], made[name]
-        if value.shape != truth.shape:
+        if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.shape != truth.shape:
             continue
-        errors = Errors(kind, largest(truth), difference(single, truth), difference(value, truth))
-        if not np.isfinite(value).all():
-            errors = replace(errors, file_error=float("inf"))
+        errors = errors_of(kind, truth, single, [value])
         checks.append(LayerCheck(node.name or name, node.op_type, name, errors))
     return checks

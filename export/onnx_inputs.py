@@ -87,6 +87,12 @@ def as_the_file_has_it(data: Any, inputs: FileInputs) -> list[Array] | ImageFold
     return [_turned(array, port, inputs) for array, port in zip(arrays, inputs.ports, strict=True)]
 
 
+def as_the_model_has_them(arrays: Sequence[Array], inputs: FileInputs) -> list[Array]:
+    """The file's arrays with images as the Keras model takes them: `as_the_file_has_it` gives the file's again."""
+    back = np.argsort(inputs.from_model)
+    return [np.transpose(array, back) if array.ndim == len(back) else array for array in arrays]
+
+
 def _turned(array: Array, port: Port, inputs: FileInputs) -> Array:
     """The array in the model's layout, where that fits, else as it is."""
     if array.ndim != 4 or len(port.shape) != 4:

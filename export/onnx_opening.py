@@ -19,14 +19,15 @@ from google.protobuf.message import Message
 from onnx import TensorProto
 from onnx.external_data_helper import load_external_data_for_tensor
 
-from .errors import BrokenModelError, UnsafeModelError, UsageError
+from .errors import BrokenModelError, UsageError
 from .external_data import check_external
+from .onnx_functions import check_functions, every_node, nodes_of
 from .wording import quote, reason
 
 _ADVICE = "Write the file anew with its exporter; onnxruntime must be able to load it."
 
 _LARGEST = 2**31 - 1  # bytes of a protobuf message
-_MOST_NODES = 200_000  # that functions may unfold to, where the file itself has less than a tenth
+_MOST_ELEMENTS = 2**60  # of a tensor, whose bytes then are a number of 64 bits
 _DENSE_ALLOWANCE, _LARGEST_RATIO = 2**24, 1000  # numbers of a sparse tensor: in all, and for each that is stored
 
 _BITS: dict[int, int] = {
@@ -42,8 +43,6 @@ _BITS: dict[int, int] = {
 }
 _COMPLEX = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
-
-_Nodes = Iterator[onnx.NodeProto]
 
 
 def open_onnx(path: str | PathLike[str], *, weights: bool = True) -> onnx.ModelProto:
@@ -74,7 +73,7 @@ def open_onnx(path: str | PathLike[str], *, weights: bool = True) -> onnx.ModelP
         raise BrokenModelError(f"{path}: this is no ONNX model: it has no graph. {_ADVICE}")
     _check_texts(path, model)
     _check_versions(path, model)
-    _check_functions(path, model)
+    check_functions(path, model)
     for tensor in _tensors(path, model):
         _check_tensor(path, tensor)
         if weights and tensor.data_location == TensorProto.EXTERNAL:
@@ -93,13 +92,13 @@ def _tensors(path: Path, model: onnx.ModelProto) -> Iterator[TensorProto]:
     for training in model.training_info:
         graphs += [training.initialization, training.algorithm]
     attributes = [each for function in model.functions for each in function.attribute_proto]
-    nodes = [node for function in model.functions for node in function.node]
+    nodes = [node for function in model.functions for node in nodes_of(function)]
     for graph in graphs:
         yield from graph.initializer
         for sparse in graph.sparse_initializer:
             yield from _parts(path, sparse)
         nodes.extend(graph.node)
-    attributes.extend(each for node in _every_node(nodes) for each in node.attribute)
+    attributes.extend(each for node in every_node(nodes) for each in node.attribute)
     for attribute in attributes:  # by its fields, not by its type, which a reader may not look at
         if attribute.HasField("t"):
             yield attribute.t
@@ -126,17 +125,6 @@ def _parts(path: Path, sparse: onnx.SparseTensorProto) -> Iterator[TensorProto]:
     yield sparse.indices
 
 
-def _every_node(nodes: list[onnx.NodeProto]) -> _Nodes:
-    """These and those of the subgraphs below them. No recursion: depth is the file's choice."""
-    waiting = list(nodes)
-    while waiting:
-        node = waiting.pop()
-        yield node
-        for attribute in node.attribute:
-            for graph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-                waiting.extend(graph.node)
-
-
 def _check_tensor(path: Path, tensor: TensorProto) -> None:
     bits = _BITS.get(tensor.data_type)
     if min(tensor.dims, default=0) < 0:
@@ -146,6 +134,8 @@ def _check_tensor(path: Path, tensor: TensorProto) -> None:
             f"{_where(path, tensor)} is of type {tensor.data_type}, which is none of ONNX'. {_ADVICE}"
         )
     count = math.prod(tensor.dims)
+    if count > _MOST_ELEMENTS:
+        raise BrokenModelError(f"{_where(path, tensor)} has more elements than any memory. {_ADVICE}")
     if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
         if bits is None:
             raise BrokenModelError(f"{_where(path, tensor)} is of text, which cannot lie in another file. {_ADVICE}")
@@ -194,33 +184,3 @@ def _check_versions(path: Path, model: onnx.ModelProto) -> None:
                 f"{path}: this is no ONNX model: it is of version {opset.version} of the operators {quote(opset.domain)}. "
                 f"{_ADVICE}"
             )
-
-
-def _check_functions(path: Path, model: onnx.ModelProto) -> None:
-    """Refuse functions that call themselves, or unfold to more nodes than a model has."""
-    bodies: dict[tuple[str, str], list[onnx.NodeProto]] = {}
-    for function in model.functions:
-        key = (function.domain, function.name)
-        # Overloads of a function are taken together: which one is called does not matter here.
-        bodies[key] = [*bodies.get(key, []), *_every_node(list(function.node))]
-    own = list(_every_node(list(model.graph.node)))
-    allowed = max(_MOST_NODES, 10 * (len(own) + sum(map(len, bodies.values()))))
-    sizes: dict[tuple[str, str], int] = {}
-    for start in bodies:
-        path_down = [start]
-        while path_down:
-            key = path_down[-1]
-            calls = [(node.domain, node.op_type) for node in bodies[key]]
-            waiting = [call for call in calls if call in bodies and call not in sizes]
-            if not waiting:
-                sizes[path_down.pop()] = sum(sizes.get(call, 1) for call in calls)
-                continue
-            if waiting[0] in path_down:
-                raise BrokenModelError(f"{path}: function {quote(waiting[0][1])} calls itself. {_ADVICE}")
-            path_down.append(waiting[0])
-    unfolded = sum(sizes.get((node.domain, node.op_type), 1) for node in own)
-    if max([unfolded, *sizes.values()]) > allowed:
-        raise UnsafeModelError(
-            f"{path} has {len(own)} nodes, which unfold to {max([unfolded, *sizes.values()]):.3g} by functions that call "
-            f"others: it would fill the memory. Do not open this file unless you know who made it."
-        )

@@ -22,10 +22,10 @@ from .drawing import Sample, batches, draw
 from .errors import BrokenModelError, UnsupportedError, UsageError
 from .file_inputs import compatible, converted, shown
 from .onnx_drift import tensor_drift
-from .onnx_inputs import as_the_file_has_it, declared_inputs
+from .onnx_inputs import as_the_file_has_it, as_the_model_has_them, declared_inputs
 from .output_check import TWO_FILES, OutputCheck
 from .runtime import Runtime
-from .saved_inputs import saved
+from .saved_inputs import SavedInputs
 from .wording import quote
 
 Array = NDArray[Any]
@@ -68,10 +68,8 @@ def check_files(
     first = list(islice(own, 1))  # data that does not fit is told before the long work
     outputs = [OutputCheck(name, sides=TWO_FILES) for name in a.output_names]
     report = CheckReport(outputs, sides=TWO_FILES, model=str(original), file=str(path))
-    samples: Iterator[Sample] = chain(first, own, draw(inputs, seed))
-    if save_inputs is not None:
-        samples = saved(samples, [each.name for each in inputs], save_inputs)
-    for sample in samples:
+    kept = SavedInputs(save_inputs, [each.name for each in inputs]) if save_inputs else None
+    for sample in chain(first, own, draw(inputs, seed)):
         arrays = [converted(array, port, a.path) for array, port in zip(sample.arrays, a.inputs.ports, strict=True)]
         try:
             (singles,) = a.run_as_declared(arrays)
@@ -80,6 +78,8 @@ def check_files(
                 raise UsageError(f"A does not run on data inputs: {refusal}") from refusal
             report.skipped[sample.origin] = str(refusal)
             continue
+        if kept:
+            kept.save(sample, as_the_model_has_them(sample.arrays, a.inputs))
         tensors = exact.run(arrays)
         turned = [array.transpose(order) for array, order in zip(arrays, orders, strict=True)]
         fed = [converted(array, port, b.path) for array, port in zip(turned, b.inputs.ports, strict=True)]
@@ -113,15 +113,12 @@ def _matched(a: Runtime, b: Runtime) -> list[tuple[int, ...]]:
     orders = [b.inputs.axes_from(a.inputs, index) for index in range(len(a.inputs.ports))]
     if len(a.output_names) != len(b.output_names):
         raise UsageError(
-            f"{b.path} has {len(b.output_names)} outputs ({', '.join(b.output_names)}), where {a.path} has "
-            f"{len(a.output_names)} ({', '.join(a.output_names)}). Files must give the same outputs to be compared."
+            f"{b.path} has {len(b.output_names)} outputs ({', '.join(map(quote, b.output_names))}), where {a.path} has "
+            f"{len(a.output_names)} ({', '.join(map(quote, a.output_names))}). Files must give the same outputs to be compared."
         )
+    for runtime in (a, b):
+        runtime.check_outputs()
     for index, (ours, theirs) in enumerate(zip(b.outputs, a.outputs, strict=True)):
-        for value, path in ((theirs, a.path), (ours, b.path)):
-            if not value.type.startswith("tensor(") or value.type == "tensor(string)":
-                raise UnsupportedError(
-                    f"Output {quote(value.name)} of {path} holds {value.type}; only tensors of numbers are compared."
-                )
         known = bool(ours.shape and theirs.shape)  # without axes: a scalar, or left to the run
         same = len(ours.shape) == len(theirs.shape) and all(map(compatible, ours.shape, theirs.shape))
         if known and not same:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .error_spread import ErrorSpread
-from .verdict import ATOL, Errors, difference, largest
+from .verdict import ATOL, Errors, difference, errors_of
 
 Array = NDArray[Any]
 
@@ -70,7 +72,7 @@ class OutputCheck:
     """What was measured on one output of the model.
 
     Attributes:
-        output: the output's name in the file.
+        output: the output's name in the file; in A, where that is the original.
         shape: the shape of one example, as last seen.
         cases: for each kind of input what was measured over all its batches, and what the verdict goes by.
         spreads: for each kind how the errors spread over the elements.
@@ -82,8 +84,9 @@ class OutputCheck:
     cases: dict[str, Errors] = field(default_factory=dict)
     spreads: dict[str, Spreads] = field(default_factory=dict)
     sides: Sides = KERAS_AND_FILE
-    _faults: list[str] = field(default_factory=list)
+    _faults: dict[str, list[str]] = field(default_factory=dict)
     _agreeing: dict[str, list[bool]] = field(default_factory=dict)
+    _sizes: Counter[str] = field(default_factory=Counter)
 
     @property
     def passed(self) -> bool:
@@ -99,14 +102,20 @@ class OutputCheck:
     @property
     def faults(self) -> list[str]:
         """Each thing that fails, in words."""
-        found = list(dict.fromkeys(self._faults))
+        found = []
         for kind, errors in self.cases.items():
-            if errors.verdict == "FAILED":
+            if kind in self._faults:
+                found += [f"{fault} ({kind} inputs)" for fault in dict.fromkeys(self._faults[kind])]
+            elif errors.verdict == "FAILED":
                 found.append(
                     f"{self.sides.file} is {errors.file_error:.2g} away from {self.sides.exact}, where "
                     f"{errors.allowed:.2g} is allowed ({kind} inputs){self._runtime_alone(kind)}"
                 )
-        if not found and self.worst is None:
+        if not found and self.cases and not any(self._sizes.values()):
+            found.append(
+                "it has no element on any of the inputs, so that nothing is compared: give data on which it has some"
+            )
+        elif not found and self.worst is None:
             found.append(
                 "no input proves anything, because what comes out is not finite, or far from what the float64 run of "
                 f"{self.sides.original} gives: give data the model was trained for"
@@ -146,55 +155,54 @@ class OutputCheck:
             rounding: how far, over the largest truth, `own` may be from the truth.
         """
         self.shape = truth.shape[1:]
-        original, name = self.sides.original, self.sides.file
-        if any(file.shape != truth.shape for file in files):
-            self._faults.append(f"{name} gives shape {files[0].shape} where {original} gives {truth.shape}")
+        self._sizes[kind] += truth.size
+        if fault := self._fault(truth, model, files):
+            self._faults.setdefault(kind, []).append(fault)
+            self._add(kind, replace(errors_of(kind, truth, model, []), file_error=math.inf))
             return
+        errors = errors_of(kind, truth, model, files)
         finite = np.isfinite(truth) & np.isfinite(model)
-        infinite = ~(np.isfinite(truth) | np.isfinite(model))
-        if not all(np.isfinite(file[finite]).all() for file in files):
-            self._faults.append(f"{name} gives NaN or infinity where {original} is finite ({kind} inputs)")
-            return
-        if any(np.isfinite(file[infinite]).any() for file in files):
-            self._faults.append(f"{name} is finite where {original} gives NaN or infinity ({kind} inputs)")
-            return
-        magnitude = largest(truth[finite])
-        departed = False
         if own is not None:
             here = finite & np.isfinite(own)
-            departed = difference(own[here], truth[here]) > rounding * magnitude + ATOL
-        runs = tuple(difference(file[finite], truth[finite]) for file in files)
-        errors = Errors(
-            kind,
-            magnitude,
-            model_error=difference(model[finite], truth[finite]),
-            file_error=max(runs),
-            compared=int(finite.sum()),
-            departed=departed,
-        )
-        spreads = Spreads(
-            ErrorSpread.of([model[finite]], truth[finite]),
-            ErrorSpread.of([file[finite] for file in files], truth[finite]),
-            runs,
-        )
-        known = kind in self.cases
-        self.cases[kind] = self.cases[kind].with_batch(errors) if known else errors
-        self.spreads[kind] = self.spreads[kind].with_batch(spreads) if known else spreads
+            departed = difference(own[here], truth[here]) > rounding * errors.magnitude + ATOL
+            errors = replace(errors, departed=departed)
+        exact, single, found = truth[finite], model[finite], [file[finite] for file in files]
+        runs = tuple(difference(file, exact) for file in found)
+        self._add(kind, errors, Spreads(ErrorSpread.of([single], exact), ErrorSpread.of(found, exact), runs))
         if truth.ndim == 2 and truth.shape[1] > 1:
             agree = np.all([file.argmax(-1) == truth.argmax(-1) for file in files], axis=0)
             self._agreeing.setdefault(kind, []).extend(agree.tolist())
 
+    def _fault(self, truth: Array, model: Array, files: Sequence[Array]) -> str:
+        """In words, what cannot be compared; else ""."""
+        original, name = self.sides.original, self.sides.file
+        if other := [file.shape for file in files if file.shape != truth.shape]:
+            return f"{name} gives shape {other[0]} where {original} gives {truth.shape}"
+        exact, single, found = _not_finite(truth), _not_finite(model), [_not_finite(file) for file in files]
+        if any((each[(exact == 0) & (single == 0)] != 0).any() for each in found):
+            return f"{name} gives NaN or infinity where {original} is finite"
+        agreed = (exact == single) & (exact != 0)
+        if any((each[agreed] == 0).any() for each in found):
+            return f"{name} is finite where {original} gives NaN or infinity"
+        if any((each[agreed] != exact[agreed]).any() for each in found):
+            return f"{name} gives another of NaN, infinity and minus infinity than {original}"
+        return ""
+
+    def _add(self, kind: str, errors: Errors, spreads: Spreads | None = None) -> None:
+        self.cases[kind] = self.cases[kind].with_batch(errors) if kind in self.cases else errors
+        if spreads is not None:
+            self.spreads[kind] = self.spreads[kind].with_batch(spreads) if kind in self.spreads else spreads
+
     def table_rows(self) -> list[tuple[str, ...]]:
-        """A row per kind of input; one row for an output that could not be compared at all."""
+        """A row per kind of input."""
         shape = " x ".join(map(str, self.shape)) or "scalar"
         rows = []
         for kind, errors in self.cases.items():
             numbers = (errors.magnitude, errors.model_error, errors.file_error, errors.allowed)
             agreeing = self._agreeing.get(kind)
             top1 = f"{sum(agreeing) / len(agreeing):.2%}" if agreeing else ""
-            verdict = "FAILED" if self._faults else errors.verdict
-            rows.append((self.output, shape, kind, *(f"{number:.3g}" for number in numbers), top1, verdict))
-        return rows or [(self.output, shape, "", "", "", "", "", "", "FAILED")]
+            rows.append((self.output, shape, kind, *(f"{number:.3g}" for number in numbers), top1, errors.verdict))
+        return rows
 
     def spread_rows(self) -> list[tuple[str, ...]]:
         """Two rows per kind of input: of the original, and of the file."""
@@ -211,10 +219,24 @@ class OutputCheck:
             "shape": list(self.shape),
             "passed": self.passed,
             "worst": self.worst.to_dict() if self.worst else None,
-            "cases": [{**errors.to_dict(), **self.spreads[kind].to_dict()} for kind, errors in self.cases.items()],
+            "cases": [self._case(kind) for kind in self.cases],
             "top1": self.top1,
             "faults": self.faults,
         }
+
+    def _case(self, kind: str) -> dict[str, Any]:
+        spreads = self.spreads.get(kind)
+        return {**self.cases[kind].to_dict(), **(spreads.to_dict() if spreads else _NO_SPREADS)}
+
+
+_NO_SPREADS = {"model": None, "file": None, "as_written": None, "optimised": None}
+
+
+def _not_finite(values: Array) -> Array:
+    """0 for a number that is finite, 1 for infinity, -1 for minus infinity, 2 for NaN."""
+    if values.dtype.kind != "f":
+        return np.zeros(values.shape, np.int8)
+    return np.where(np.isnan(values), 2, np.where(np.isinf(values), np.sign(values), 0)).astype(np.int8)
 
 
 def _numbers(spread: ErrorSpread) -> list[str]:

@@ -6,7 +6,6 @@ onnxruntime's optimisations off and on, and the larger error counts. Where the t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
@@ -28,8 +27,8 @@ from .precision import in_float32, in_precision, own_rounding
 from .rules.rule import Shape
 from .runtime import Runtime
 from .samples import seeded_samples, user_samples
-from .saved_inputs import saved
-from .wording import reason
+from .saved_inputs import SavedInputs
+from .wording import quote, reason
 
 Array = NDArray[Any]
 
@@ -54,22 +53,23 @@ def check_model(
         raise UsageError(f"The seed must be 0 or more; found {seed}.")
     model = with_inputs(model)
     runtime = Runtime(Path(onnx_path))
+    runtime.check_outputs()
     _match_signature(model, runtime)
     shapes = common_shapes(model, runtime)
     own = user_samples(model, data, shapes) if data is not None else iter(())
     first = list(islice(own, 1))  # data that does not fit is told before the long work
     reference, single, rounding = in_precision(model, "float64"), in_float32(model), own_rounding(model)
     report = CheckReport([OutputCheck(name) for name in runtime.output_names], model=model.name, file=str(onnx_path))
-    samples: Iterator[Sample] = chain(first, own, seeded_samples(model, seed, shapes))
-    if save_inputs is not None:
-        samples = saved(samples, [port.name for port in input_ports(model, None)], save_inputs)
-    for sample in samples:
+    kept = SavedInputs(save_inputs, [port.name for port in input_ports(model, None)]) if save_inputs else None
+    for sample in chain(first, own, seeded_samples(model, seed, shapes)):
         try:
             truths, singles = _run(reference, sample), _run(single, sample)
             owns = singles if single is model else _run(model, sample)
         except _NotTakenError as refusal:
             report.skipped[sample.origin] = str(refusal)
             continue
+        if kept:
+            kept.save(sample)
         if layers and not report.with_layers:
             drift = layer_drift(model, Path(onnx_path), sample)
             report.layers, report.fold, report.weights = drift.layers, drift.fold, drift.weights
@@ -98,8 +98,8 @@ def _match_signature(model: keras.Model, runtime: Runtime) -> None:
     for side, expected, found in sides:
         if len(expected) != len(found):
             raise UsageError(
-                f"The file has {len(found)} {side} ({', '.join(found)}), but model {model.name!r} has {len(expected)} "
-                f"({', '.join(expected)}); is it the file of another model?"
+                f"The file has {len(found)} {side} ({', '.join(map(quote, found))}), but model {model.name!r} has "
+                f"{len(expected)} ({', '.join(map(quote, expected))}); is it the file of another model?"
             )
     for tensor, name, shape in zip(model.inputs, runtime.input_names, runtime.input_shapes, strict=True):
         pairs = list(zip(tensor.shape, shape, strict=False))

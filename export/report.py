@@ -20,9 +20,10 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from .charts import Chart
+from .wording import printable
 from .writing import output_file
 
-# How a word that stands alone in a cell is coloured, on a terminal and in the page.
+# How a verdict or a decision is coloured, on a terminal and in the page.
 TONES = {"folded": "good", "merged": "good", "kept": "warn", "passed": "good", "FAILED": "bad", "PASSED": "good"}
 _STYLES = {"good": "green", "warn": "yellow", "bad": "bold red", "plain": ""}
 
@@ -33,6 +34,7 @@ class Table:
 
     Attributes:
         numeric: the heads of the columns that hold numbers, which are set flush right.
+        toned: the heads of those that hold a verdict or a decision, which is coloured.
         note: a line below the table, or "".
     """
 
@@ -41,22 +43,33 @@ class Table:
     rows: Sequence[Sequence[str]]
     numeric: frozenset[str] = frozenset()
     note: str = ""
+    toned: frozenset[str] = frozenset({"verdict", "decision"})
     kind: str = field(default="table", init=False)
 
+    def tone(self, column: str, cell: str) -> str:
+        """How a cell is coloured: good, warn, bad or plain."""
+        return TONES.get(cell, "plain") if column in self.toned else "plain"
+
+    def failed(self, row: Sequence[str]) -> bool:
+        """Whether a cell of the row says that something failed."""
+        return any(self.tone(column, cell) == "bad" for column, cell in zip(self.columns, row, strict=True))
+
     def __rich__(self) -> RenderableType:
+        # Names come from the file, and a terminal obeys what is no letter.
         shown = RichTable(
-            title=self.title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False
+            title=printable(self.title),
+            title_justify="left",
+            title_style="bold",
+            header_style="dim",
+            box=None,
+            pad_edge=False,
         )
         for column in self.columns:
             shown.add_column(column, justify="right" if column in self.numeric else "left", overflow="fold")
         for row in self.rows:
-            shown.add_row(*(Text(cell, style=_STYLES[tone(cell)]) for cell in row))
-        return Group(shown, Text(self.note, style="dim")) if self.note else shown
-
-
-def tone(cell: str) -> str:
-    """How a cell is coloured: good, warn, bad or plain."""
-    return TONES.get(cell, "plain")
+            tones = (self.tone(column, cell) for column, cell in zip(self.columns, row, strict=True))
+            shown.add_row(*(Text(printable(cell), style=_STYLES[tone]) for cell, tone in zip(row, tones, strict=True)))
+        return Group(shown, Text(printable(self.note), style="dim")) if self.note else shown
 
 
 @dataclass(frozen=True)
@@ -108,7 +121,8 @@ class Report(ABC):
         from .html_page import page  # jinja2 is loaded for a page alone
 
         with output_file(path, force=True) as temporary:
-            temporary.write_text(page(self.headline(), self.sections()), encoding="utf-8")
+            # A path that is no UTF-8 has parts that no encoding takes.
+            temporary.write_text(page(self.headline(), self.sections()), encoding="utf-8", errors="backslashreplace")
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes the report as its suffix says: .json, else a page.

@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from .errors import BrokenModelError, UsageError
+from .errors import BrokenModelError, UnsupportedError, UsageError
 from .file_inputs import FileInputs
 from .layouts import FROM_MODEL, LAYOUT_KEY
 from .onnx_opening import open_onnx
 from .sessions import session
-from .wording import reason
+from .wording import quote, reason
 
 Array = NDArray[Any]
 
@@ -84,6 +84,14 @@ class Runtime:
     def inputs(self) -> FileInputs:
         """What the file takes, as it is declared; raises UsageError for an input that holds no numbers."""
         return FileInputs.of(self._sessions[0], self.path)
+
+    def check_outputs(self) -> None:
+        """Raises UnsupportedError for an output that is no tensor of numbers."""
+        for value in self.outputs:
+            if not value.type.startswith("tensor(") or value.type == "tensor(string)":
+                raise UnsupportedError(
+                    f"Output {quote(value.name)} of {self.path} holds {value.type}; only tensors of numbers are compared."
+                )
 
     def _run(self, feeds: dict[str, Array]) -> list[list[Array]]:
         with self._told():

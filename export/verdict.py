@@ -10,6 +10,8 @@ The file passes where, with m the largest |truth|,
 
     E_file <= max(4 * E_model, ATOL + RTOL * m)
 
+and for integers, where E_file <= E_model: what float32 does not round must be right.
+
 Derivation. To first order the error of one number is sum_j c_j d_j over the operations j before it, d_j the relative rounding
 error of each, |d_j| <= u = 2^-24, and c_j how much the number depends on its result (Higham 2002, section 3.1). Of many
 operations the sum is close to a normal distribution of mean 0 and some standard deviation s (Higham and Mary 2019). The model
@@ -34,6 +36,8 @@ from the float64 run: then that run is no truth. One kind that proves something 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -58,6 +62,7 @@ class Errors:
         file_error: E_file, the error of the file.
         compared: how many numbers were finite and so could be compared.
         departed: whether the model as it came, in its own precision, is too far from its float64 run.
+        exact: whether the numbers are integers, of which the file's must be the model's.
     """
 
     kind: str
@@ -66,20 +71,27 @@ class Errors:
     file_error: float
     compared: int = 1
     departed: bool = False
+    exact: bool = False
 
     @property
     def allowed(self) -> float:
         """The bound on E_file."""
+        if self.exact:
+            return self.model_error
         return max(FACTOR * self.model_error, ATOL + RTOL * self.magnitude)
 
     @property
     def use(self) -> float:
         """How much of the bound the error uses up; the file passes up to 1."""
+        if not self.allowed:
+            return math.inf if self.file_error else 0.0
         return self.file_error / self.allowed
 
     @property
     def proves_nothing(self) -> bool:
-        """Whether there is nothing finite, or the model itself is too far from its float64 run."""
+        """Whether there is nothing finite, or the model itself is too far from its float64 run; an infinite error is one."""
+        if self.file_error == math.inf:
+            return False
         return not self.compared or self.departed or self.model_error > CHAOTIC * self.magnitude + ATOL
 
     @property
@@ -98,6 +110,7 @@ class Errors:
             max(self.file_error, other.file_error),
             self.compared + other.compared,
             self.departed or other.departed,
+            self.exact or other.exact,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,5 +123,22 @@ def largest(values: NDArray[Any]) -> float:
 
 
 def difference(values: NDArray[Any], truth: NDArray[Any]) -> float:
-    """The largest absolute difference, taken in float64."""
-    return largest(values.astype(np.float64) - truth.astype(np.float64))
+    """The largest absolute difference, taken in float64; of integers past 2^53 that are alike there 1 at least."""
+    found = largest(values.astype(np.float64) - truth.astype(np.float64))
+    whole = values.dtype.kind in "iub" and truth.dtype.kind in "iub"
+    return 1.0 if whole and not found and not np.array_equal(values, truth) else found
+
+
+def errors_of(kind: str, truth: NDArray[Any], model: NDArray[Any], files: Sequence[NDArray[Any]]) -> Errors:
+    """The errors where both the truth and the model are finite; that of a file which is not finite there is infinite.
+
+    Args:
+        kind: of the inputs.
+        truth, model: a tensor in float64, and as the model gives it in its own precision.
+        files: the same as the file gives it, in each way of running it.
+    """
+    finite = np.isfinite(truth) & np.isfinite(model)
+    truth, model, files = truth[finite], model[finite], [file[finite] for file in files]
+    found = max((difference(file, truth) if np.isfinite(file).all() else math.inf for file in files), default=0.0)
+    exact = truth.dtype.kind in "iub"
+    return Errors(kind, largest(truth), difference(model, truth), found, int(finite.sum()), exact=exact)

@@ -13,6 +13,11 @@ def quote(name: object) -> str:
     return _QUOTING.repr(name)
 
 
+def printable(text: str) -> str:
+    """The text with a question mark in a box for each sign that would steer a terminal; line ends stay."""
+    return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
+
+
 def one_line(text: str) -> str:
     """At most 300 characters of `text` on one line, without colours and control characters, without a full stop."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)

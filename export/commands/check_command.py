@@ -57,9 +57,9 @@ def check(
                 raise UsageError("--plot draws what --layers measures; give both.")
             check_plot(plot)
         if save_inputs is not None:
-            from ..saved_inputs import check_folder
+            from ..saved_inputs import check_inputs_folder
 
-            check_folder(save_inputs)
+            check_inputs_folder(save_inputs)
         arrays = read_data(data, step)
         original: Any = model if model.suffix.lower() == ".onnx" else None
         if original is None:

@@ -14,6 +14,7 @@ import typer
 
 from ..errors import UsageError
 from ..quiet import import_quietly
+from ..wording import printable
 
 if TYPE_CHECKING:
     from ..report import Report
@@ -127,9 +128,9 @@ def show(report: Report, as_json: bool, report_file: Path | None) -> None:
 
 def note(message: str) -> None:
     typer.secho("Note: ", fg="yellow", nl=False, err=True)
-    typer.echo(message, err=True)
+    typer.echo(printable(message), err=True)
 
 
 def tell(message: str) -> None:
     typer.secho("Error: ", fg="red", bold=True, nl=False, err=True)
-    typer.echo(message, err=True)
+    typer.echo(printable(message), err=True)

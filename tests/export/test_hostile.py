@@ -252,3 +252,35 @@ def test_every_type_is_measured_as_onnx_writes_it(data_type, values, raw, own):
     model.graph.initializer.append(tensor)
     (own / "m.onnx").write_bytes(model.SerializeToString())
     assert open_onnx(own / "m.onnx") == model
+
+
+def test_a_tensor_of_more_elements_than_any_memory(own):
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2**62] * 300)
+    for place in ("inside", "elsewhere"):
+        model = small_onnx()
+        model.graph.initializer.append(external("w", location="w.data") if place == "elsewhere" else tensor)
+        model.graph.initializer[-1].dims[:] = tensor.dims
+        (own / "m.onnx").write_bytes(model.SerializeToString())
+        with pytest.raises(BrokenModelError, match="more elements than any memory"):
+            open_onnx(own / "m.onnx")
+
+
+def test_functions_that_call_themselves_by_others(own):
+    model, opsets = small_onnx(), [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+    for name, other in (("F", "G"), ("G", "H"), ("H", "F")):
+        node = helper.make_node(other, ["v"], ["h"], domain="own")
+        model.functions.append(helper.make_function("own", name, ["v"], ["h"], [node], opsets))
+    (own / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(BrokenModelError, match="calls itself"):
+        open_onnx(own / "m.onnx")
+
+
+def test_a_function_that_calls_many_others_is_looked_at_once(own):
+    # Each of 5 000 calls once: looked at again for each, they would take minutes.
+    model, opsets = small_onnx(), [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+    for index in range(5_000):
+        model.functions.add(name=f"F{index}", domain="own").opset_import.extend(opsets)
+    calls = [helper.make_node(f"F{index}", ["v"], ["h"], domain="own") for index in range(5_000)]
+    model.functions.append(helper.make_function("own", "All", ["v"], ["h"], calls, opsets))
+    (own / "m.onnx").write_bytes(model.SerializeToString())
+    assert len(open_onnx(own / "m.onnx").functions) == 5_001

@@ -322,3 +322,47 @@ def test_files_without_common_names(tmp_path):
     assert report.passed
     assert report.layers == []
     assert "No tensor of floats" in report.tables()[-1].note
+
+
+def test_infinity_inside_is_no_drift(tmp_path):
+    # As in the mask of an attention.
+    mask = np.where(np.eye(4) > 0, 0.0, -np.inf).astype(np.float32)
+    nodes = [
+        helper.make_node("Add", ["x", "mask"], ["masked"], name="add"),
+        helper.make_node("Softmax", ["masked"], ["y"], name="softmax"),
+    ]
+    save(tmp_path / "a.onnx", {"x": (TensorProto.FLOAT, [4, 4])}, nodes, constants={"mask": mask})
+    report = check(tmp_path / "a.onnx", tmp_path / "a.onnx", layers=True)
+    assert report.passed
+    assert report.first_drifting is None
+    assert [layer.layer for layer in report.layers] == ["add", "softmax"]
+
+
+@pytest.mark.parametrize("kind", ["sequence", "text"])
+def test_a_tensor_of_b_that_is_no_array_of_numbers_is_left_out(tmp_path, kind):
+    x = {"x": (TensorProto.FLOAT, ["batch", 4])}
+    relu = helper.make_node("Relu", ["x"], ["y"], name="relu")
+    save(tmp_path / "a.onnx", x, [helper.make_node("Neg", ["x"], ["inside"], name="neg"), relu])
+    other = {
+        "sequence": helper.make_node("SequenceConstruct", ["x"], ["inside"]),
+        "text": helper.make_node("Cast", ["x"], ["inside"], to=TensorProto.STRING),
+    }
+    save(tmp_path / "b.onnx", x, [other[kind], relu])
+    report = check(tmp_path / "a.onnx", tmp_path / "b.onnx", layers=True)
+    assert report.passed
+    assert [layer.layer for layer in report.layers] == ["relu"]
+
+
+def test_kept_inputs_of_a_file_in_another_layout_fit_data(files, tmp_path):
+    path = files / "nchw.onnx"
+    first = check(path, path, save_inputs=tmp_path / "inputs")
+    kept = sorted((tmp_path / "inputs").iterdir())
+    with np.load(kept[0]) as arrays:
+        assert arrays["image"].shape == (3, 8, 8, 3)  # as the Keras model takes them
+        again = check(path, path, dict(arrays))
+    assert first.samples["random"] == 4
+    assert again.samples["data"] == 3
+    with np.load(kept[-1]) as arrays:  # the one sample of its kind
+        again = check(path, path, dict(arrays))
+    (drawn,), (given,) = ([report.outputs[0].cases[kind]] for report, kind in ((first, "large range"), (again, "data")))
+    assert (drawn.magnitude, drawn.model_error) == (given.magnitude, given.model_error)

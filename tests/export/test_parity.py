@@ -159,6 +159,22 @@ def test_several_inputs_dynamic_sizes_and_integers(tmp_path):
     assert len(report.outputs) == 2
 
 
+@pytest.mark.parametrize("kind", ["sequence", "text"])
+def test_an_output_that_is_no_tensor_of_numbers_is_refused(exported, tmp_path, kind):
+    model, path = exported
+    proto = onnx.load(path)
+    del proto.graph.output[:]
+    if kind == "sequence":
+        proto.graph.node.append(onnx.helper.make_node("SequenceConstruct", ["classes"], ["made"]))
+        proto.graph.output.append(onnx.helper.make_tensor_sequence_value_info("made", onnx.TensorProto.FLOAT, None))
+    else:
+        proto.graph.node.append(onnx.helper.make_node("Cast", ["classes"], ["made"], to=onnx.TensorProto.STRING))
+        proto.graph.output.append(onnx.helper.make_tensor_value_info("made", onnx.TensorProto.STRING, None))
+    onnx.save(proto, tmp_path / "other.onnx")
+    with pytest.raises(UnsupportedError, match="only tensors of numbers"):
+        check(model, tmp_path / "other.onnx")
+
+
 class TestVerdict:
     """The verdict on one output, from arrays."""
 
@@ -247,3 +263,40 @@ class TestVerdict:
         assert output.top1 == 0.75
         output.add("seeded", truth, truth, [truth])
         assert output.top1 == 0.75
+
+    @pytest.mark.parametrize("came", [np.inf, -np.inf, np.nan, 1.0])
+    @pytest.mark.parametrize("due", [np.inf, -np.inf, np.nan])
+    def test_what_is_not_finite_must_be_the_same(self, came, due):
+        truth, found = self.truth.copy(), self.truth.copy()
+        truth[0, 0], found[0, 0] = due, came
+        output = OutputCheck("y")
+        output.add("seeded", self.truth, self.truth, [self.truth])
+        output.add("large range", truth, truth, [found])
+        assert output.passed == np.array_equal([came], [due], equal_nan=True)
+        if not output.passed:
+            assert output.faults[0].endswith("(large range inputs)")
+            assert [case["verdict"] for case in output.to_dict()["cases"]] == ["passed", "FAILED"]
+            assert [row[-1] for row in output.table_rows()] == ["passed", "FAILED"]
+            assert output.worst.kind == "large range"
+
+    def test_integers_are_right_or_wrong(self):
+        truth = np.array([[150000, 2**60]])
+        for found, passed in (([150000, 2**60], True), ([150001, 2**60], False), ([150000, 2**60 + 1], False)):
+            output = OutputCheck("y")
+            output.add("seeded", truth, truth, [np.array([found])])
+            assert output.passed == passed
+
+    def test_an_integer_by_which_float32_is_off_itself_may_be_off_in_the_file(self):
+        output = OutputCheck("y")
+        output.add("seeded", np.array([500, 300]), np.array([500, 301]), [np.array([501, 300])])
+        assert output.passed
+
+    def test_an_output_without_elements_says_so(self):
+        output = OutputCheck("y")
+        output.add("seeded", np.zeros((3, 0)), np.zeros((3, 0)), [np.zeros((3, 0))])
+        assert "has no element" in output.faults[0]
+
+    def test_the_run_that_has_another_shape_is_told(self):
+        output = OutputCheck("y")
+        output.add("seeded", self.truth, self.truth, [self.truth, self.truth[:, :2]])
+        assert "shape (3, 2)" in output.faults[0]

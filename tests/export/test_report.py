@@ -10,7 +10,7 @@ from rich.console import Console
 from kbn.export.affine import Affine
 from kbn.export.errors import UsageError
 from kbn.export.fold_report import FoldReport, FoldRow, ScaleRange
-from kbn.export.report import tone
+from kbn.export.report import Table
 
 
 @pytest.fixture
@@ -46,7 +46,8 @@ def test_the_page_needs_nothing_else_and_escapes(report, tmp_path):
     report.save_html(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "conv2 &lt;pads&gt; &amp; refuses" in page
-    assert not {"http:", "https:", "<script", "<link", "@import"} & set(page.split())
+    for word in ("http:", "https:", "<script", "<link", "@import", "url("):
+        assert word not in page
     assert page.count('class="good"') == 2
     assert page.count('class="warn"') == 1
 
@@ -70,5 +71,21 @@ def test_scale_range_of_a_map():
     assert found.spread == pytest.approx(4.0 / 1.5)
 
 
-def test_only_whole_cells_are_coloured():
-    assert [tone(cell) for cell in ("folded", "kept", "FAILED", "folded_layer")] == ["good", "warn", "bad", "plain"]
+def test_only_verdicts_and_decisions_are_coloured():
+    table = Table("t", ("layer", "verdict"), [("FAILED", "passed"), ("x", "FAILED")])
+    assert [table.tone("verdict", cell) for cell in ("passed", "kept", "FAILED", "FAILED.")] == [
+        "good",
+        "warn",
+        "bad",
+        "plain",
+    ]
+    assert [table.failed(row) for row in table.rows] == [False, True]
+
+
+def test_a_terminal_is_not_steered_by_names(capsys):
+    table = Table("t\x1b]0;owned\x07", ("layer",), [("a\x1b[2Jb",)], note="c\x1b[31md\ne")
+    Console(width=80, force_terminal=False).print(table)
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert "d\ne" in shown

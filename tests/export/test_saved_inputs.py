@@ -6,7 +6,7 @@ import pytest
 from kbn.export.data_file import read_arrays
 from kbn.export.drawing import Declared, batches, draw
 from kbn.export.errors import UnsafeModelError, UsageError
-from kbn.export.saved_inputs import check_folder, saved
+from kbn.export.saved_inputs import SavedInputs, check_inputs_folder
 
 IMAGE, TOKENS = Declared("image", (None, 4, 4, 3), "float32"), Declared("tokens", (None, 5), "int32")
 
@@ -15,7 +15,9 @@ IMAGE, TOKENS = Declared("image", (None, 4, 4, 3), "float32"), Declared("tokens"
 def test_each_file_gives_the_sample_back(tmp_path, names):
     inputs = [Declared(name, each.shape, each.dtype) for name, each in zip(names, (IMAGE, TOKENS), strict=True)]
     folder = tmp_path / "inputs"
-    samples = list(saved(draw(inputs, 0), names, folder))
+    samples, kept = list(draw(inputs, 0)), SavedInputs(folder, names)
+    for sample in samples:
+        kept.save(sample)
     assert [path.name for path in sorted(folder.iterdir())] == [
         "001-random.npz",
         "002-random.npz",
@@ -27,12 +29,6 @@ def test_each_file_gives_the_sample_back(tmp_path, names):
         for array, other in zip(sample.arrays, again.arrays, strict=True):
             assert array.dtype == other.dtype
             assert np.array_equal(array, other)
-
-
-def test_what_is_compared_is_there_before_it_is_compared(tmp_path):
-    samples = saved(draw([IMAGE], 0), ["image"], tmp_path / "inputs")
-    next(samples)
-    assert [path.name for path in (tmp_path / "inputs").iterdir()] == ["001-random.npz"]
 
 
 def test_folders_that_cannot_take_them(tmp_path):
@@ -48,6 +44,12 @@ def test_folders_that_cannot_take_them(tmp_path):
         ("link", UnsafeModelError),
     ):
         with pytest.raises(kind, match="for the inputs"):
-            check_folder(tmp_path / name)
+            check_inputs_folder(tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "full", "link"]
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine"]
+
+
+def test_a_look_leaves_no_folder(tmp_path):
+    check_inputs_folder(tmp_path / "inputs")
+    SavedInputs(tmp_path / "inputs", ["x"])
+    assert list(tmp_path.iterdir()) == []

@@ -33,7 +33,7 @@ def validate(document: dict) -> dict:
 def made(tmp_path_factory):
     """A model with a BN that stays, its data, and the report of its export."""
     inputs = keras.Input((6, 6, 3), name="image")
-    tensor = layers.ReLU()(layers.BatchNormalization(name="bn")(layers.Conv2D(4, 3, name="conv")(inputs)))
+    tensor = layers.ReLU(name="relu")(layers.BatchNormalization(name="bn")(layers.Conv2D(4, 3, name="conv")(inputs)))
     tensor = layers.Conv2D(4, 3, padding="same", name="last")(
         layers.BatchNormalization(name="kept")(layers.ELU()(tensor))
     )
@@ -70,7 +70,7 @@ def test_of_a_check_by_layers(made, tmp_path, fault):
     onnx.save(proto, tmp_path / "m.onnx")
     document = validate(json.loads(check(model, tmp_path / "m.onnx", layers=True).to_json()))
     assert document["passed"] == (fault is None)
-    assert [layer["layer"] for layer in document["layers"]][:2] == ["conv", "re_lu"]
+    assert [layer["layer"] for layer in document["layers"]][:2] == ["conv", "relu"]
     assert document["fold"]["counts"]["folded"] == 1
 
 

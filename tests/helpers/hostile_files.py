@@ -206,6 +206,19 @@ def _in_function(model: onnx.ModelProto, tensor: TensorProto) -> None:
     model.graph.node.insert(0, helper.make_node("F", [], ["got"], domain="own"))
 
 
+def _in_the_default_of_a_function(model: onnx.ModelProto, tensor: TensorProto) -> None:
+    yes = helper.make_node("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True)))
+    branch = helper.make_node("If", ["yes"], ["got"], then_branch=_branch(tensor), else_branch=_branch(tensor))
+    made = helper.make_tensor_value_info("got", TensorProto.FLOAT, [4])
+    default = helper.make_attribute("graph", helper.make_graph([yes, branch], "default", [], [made]))
+    function = helper.make_function(
+        "own", "D", ["v"], ["h"], [helper.make_node("Neg", ["v"], ["h"])], [helper.make_opsetid("", 18)]
+    )
+    function.attribute_proto.append(default)
+    model.functions.append(function)
+    model.graph.node.insert(0, helper.make_node("D", ["x"], ["unread"], domain="own"))
+
+
 def _in_sparse(model: onnx.ModelProto, tensor: TensorProto) -> None:
     indices = numpy_helper.from_array(np.arange(4), "at")
     model.graph.sparse_initializer.append(onnx.SparseTensorProto(values=tensor, indices=indices, dims=[4]))
@@ -231,12 +244,21 @@ def _address(own: Path, secret: Path) -> None:
 
 def functions_that_unfold(own: Path, secret: Path) -> Path:
     """Forty functions, each of which calls the one before twice: 2^40 nodes."""
-    model = small_onnx(None, helper.make_node("F39", ["x"], ["got"], domain="own"))
+    return _doubling(own, 40)
+
+
+def functions_without_number(own: Path, secret: Path) -> Path:
+    """So many that the nodes they unfold to are more than a float can count."""
+    return _doubling(own, 1100)
+
+
+def _doubling(own: Path, count: int) -> Path:
+    model = small_onnx(None, helper.make_node(f"F{count - 1}", ["x"], ["got"], domain="own"))
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
     model.functions.append(
         helper.make_function("own", "F0", ["v"], ["h"], [helper.make_node("Neg", ["v"], ["h"])], opsets)
     )
-    for index in range(1, 40):
+    for index in range(1, count):
         pair = [helper.make_node(f"F{index - 1}", [a], [b], domain="own") for a, b in (("v", "t"), ("t", "h"))]
         model.functions.append(helper.make_function("own", f"F{index}", ["v"], ["h"], pair, opsets))
     onnx.save(model, own / "m.onnx")
@@ -276,8 +298,10 @@ ONNX: dict[str, Hostile] = {
     "in a Constant": inside(_in_constant),
     "in a branch": inside(_in_branch),
     "in a function": inside(_in_function),
+    "in the default of a function": inside(_in_the_default_of_a_function),
     "in a sparse weight": inside(_in_sparse),
     "in a list of tensors": inside(_in_list_of_tensors),
     "in what it was trained by": inside(_in_training),
     "functions that unfold": functions_that_unfold,
+    "functions that unfold without number": functions_without_number,
 }
