@@ -25,6 +25,7 @@ from .commands.export_command import export
 from .commands.fold_command import fold
 from .commands.inspect_command import inspect
 from .commands.running import tell
+from .commands.serve_command import serve
 from .errors import KbnError
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
@@ -40,7 +41,7 @@ app = typer.Typer(
 )
 
 
-for command in (inspect, fold, export, check, bench):
+for command in (inspect, fold, export, check, bench, serve):
     app.command()(command)
 
 

@@ -1,0 +1,82 @@
+"""One ONNX file, loaded: its session, its inputs and outputs, and a run that tells whose fault a failure is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from ..errors import BrokenModelError, UnsupportedError
+from ..sessions import session
+from ..wording import quote, reason
+from .ports import Port, ports_of
+from .refusal import RefusedError
+from .verifying import VerifiedFile, verify
+
+Array = NDArray[Any]
+
+# Idle threads that spin burn a core at 20 requests per second; they sleep instead.
+_ENTRIES = {"session.intra_op.allow_spinning": "0"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A file that onnxruntime has loaded; runs are safe from several threads."""
+
+    file: VerifiedFile
+    session: Any
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+    @property
+    def path(self) -> Path:
+        return self.file.path
+
+    def run(self, feeds: Mapping[str, Array], names: Sequence[str] | None = None, options: Any = None) -> list[Array]:
+        """The outputs of these names, or all in their order.
+
+        Raises:
+            RefusedError: the model cannot compute these values, as an index outside a table (400), or memory is short (503).
+        """
+        try:
+            return [np.asarray(array) for array in self.session.run(names, dict(feeds), options)]
+        except UnicodeDecodeError:
+            raise RefusedError(400, "The model's answer holds a string that is not UTF-8.") from None
+        except Exception as error:  # onnxruntime's classes share no base but Exception
+            message = reason(error)
+            if isinstance(error, MemoryError) or "allocat" in message.lower():
+                raise RefusedError(503, "There is not enough memory for a request of this size.") from None
+            raise RefusedError(400, f"The model cannot compute this input: {message}.") from None
+
+
+def run_options() -> Any:
+    """Options of one run; setting their `terminate` ends it early."""
+    return onnxruntime.RunOptions()
+
+
+def load(path: Path, threads: int) -> Model:
+    """Verifies a file and opens it.
+
+    Raises:
+        UsageError, UnsafeModelError: as `verify` raises them.
+        BrokenModelError: it holds no model, or none that onnxruntime can load.
+        UnsupportedError: its inputs or outputs are no tensors that the protocol has.
+    """
+    file, content = verify(path)
+    try:
+        # Memory plans are kept for each shape ever seen, and strangers choose the shapes.
+        opened = session(content or path, threads=threads, entries=_ENTRIES, memory_pattern=False)
+    except Exception as error:
+        raise BrokenModelError(
+            f"{path}: onnxruntime cannot load it: {reason(error)}. ONNX checker: {file.checker}."
+        ) from None
+    values = opened.get_inputs()
+    if unknown := [value.name for value in values if not value.shape and value.name not in file.scalars]:
+        # onnxruntime shows the shape [] for a scalar, too
+        raise UnsupportedError(f"{path}: input {quote(unknown[0])} declares no shape. Export the model with shapes.")
+    return Model(file, opened, ports_of(values, path), ports_of(opened.get_outputs(), path))
