@@ -32,7 +32,7 @@ class Connection(HttpToolsProtocol):
         self._refusal = (400, "This is no HTTP request.")
         self._told = False
         self._sending: tuple[float, int] | None = None  # since when bytes wait to be taken, and the most that did
-        if len(self.connections) > self.settings.connections and not self._make_room():
+        if len(self.connections) > self.settings.connections and not self._has_room():
             self._tell(503, "Too many connections are open; try again.")
 
     def data_received(self, data: bytes) -> None:
@@ -104,10 +104,13 @@ class Connection(HttpToolsProtocol):
             self._refusal = (431, f"The request line and headers are longer than {LARGEST_HEAD} bytes.")
             raise ValueError(self._refusal[1])  # httptools makes an invalid request of it
 
-    def _make_room(self) -> bool:
-        """Closes a connection that is kept for a next request, if there is one."""
-        for other in self.connections:
-            if other is not self and isinstance(other, Connection) and other.is_idle and other._since is None:
+    def _has_room(self) -> bool:
+        """Whether few enough connections are open, once one that is only kept for a next request has been closed."""
+        others = [each for each in self.connections if each is not self and not each.transport.is_closing()]
+        if len(others) < self.settings.connections:
+            return True
+        for other in others:
+            if isinstance(other, Connection) and other.is_idle and other._since is None:
                 other.transport.close()
                 return True
         return False

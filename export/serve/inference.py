@@ -134,9 +134,12 @@ async def _files(request: Request, body: bytes) -> dict[str, bytes]:
     parser.spool_max_size = len(body) + 1  # in memory, where it is already
     try:
         form = await parser.parse()
+        try:
+            return {
+                name: value.file.read() if isinstance(value, UploadFile) else value.encode()
+                for name, value in form.multi_items()
+            }
+        finally:
+            await form.close()
     except (MultiPartException, KeyError) as error:
         raise RefusedError(400, f"The form cannot be read: {getattr(error, 'message', 'it has no boundary')}") from None
-    return {
-        name: value.file.read() if isinstance(value, UploadFile) else value.encode()
-        for name, value in form.multi_items()
-    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import warnings
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,7 +23,8 @@ def log(event: str, level: str, **facts: Any) -> None:
 
 
 def set_up(level: str) -> None:
-    """Sends the server's logs, and what uvicorn and asyncio have to say of faults, to stderr."""
+    """Sends the server's logs, and what uvicorn and asyncio have to say of faults, to stderr, and nothing else there."""
+    warnings.simplefilter("ignore")  # of libraries to programmers
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
     _LOGGER.handlers, _LOGGER.propagate = [handler], False

@@ -76,7 +76,8 @@ def load(path: Path, threads: int) -> Model:
             f"{path}: onnxruntime cannot load it: {reason(error)}. ONNX checker: {file.checker}."
         ) from None
     values = opened.get_inputs()
+    inputs, outputs = ports_of(values, path), ports_of(opened.get_outputs(), path)
     if unknown := [value.name for value in values if not value.shape and value.name not in file.scalars]:
         # onnxruntime shows the shape [] for a scalar, too
         raise UnsupportedError(f"{path}: input {quote(unknown[0])} declares no shape. Export the model with shapes.")
-    return Model(file, opened, ports_of(values, path), ports_of(opened.get_outputs(), path))
+    return Model(file, opened, inputs, outputs)

@@ -99,6 +99,8 @@ def _of_image(content: bytes, port: Port, pixels: tuple[float, float]) -> Array:
     axes = image_axes(port)
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_many_pixels() from None
     except Exception as error:  # Pillow's decoders raise what they like
         takes = "an image or " if axes else ""
         raise RefusedError(
@@ -107,7 +109,7 @@ def _of_image(content: bytes, port: Port, pixels: tuple[float, float]) -> Array:
     if axes is None:
         raise RefusedError(400, f"Input {port.name!r} of shape {list(port.shape)} takes no image; send a .npy file.")
     if image.width * image.height > LARGEST_IMAGE:
-        raise RefusedError(413, f"The image has more than {LARGEST_IMAGE} pixels.")
+        raise _too_many_pixels()
     height, width, channels = (port.shape[axis] for axis in axes)
     try:
         turned = ImageOps.exif_transpose(image).convert(_MODES[channels])
@@ -126,3 +128,7 @@ def _as_input(image: Array, port: Port, axes: Sequence[int], pixels: tuple[float
         raise RefusedError(400, f"Input {port.name!r} takes {port.datatype}, which holds pixels as 0 to 255 only.")
     batch = scaled[np.newaxis]
     return np.ascontiguousarray(batch if axes[2] == 3 else batch.transpose(0, 3, 1, 2), port.dtype)
+
+
+def _too_many_pixels() -> RefusedError:
+    return RefusedError(413, f"The image has more than {LARGEST_IMAGE} pixels.")
