@@ -38,12 +38,18 @@ def serve(sources: Sequence[Path], settings: Settings) -> None:
     """Serves these files and folders until a signal ends it.
 
     Raises:
-        UsageError: there is no model, or the address cannot be listened on.
+        UsageError: there is no model, or the address cannot be listened on, or the certificate cannot be read.
         KbnError: a model cannot be served; the message says which and why.
     """
     find(sources)
     listener = listen(settings)
     server = Server(sources, settings, listener)
+    try:
+        server.config.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise UsageError(
+            f"TLS cannot be set up: {error}. Give a certificate and its key, both PEM: --certfile, --keyfile."
+        ) from None
     server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure
