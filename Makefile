@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check clean help
+.PHONY: demo test check browser clean help
 
 help:
 	@echo "make demo    train, fold, export and prove a small model on real data; the files land in demo/"
 	@echo "make check   lint, types and the fast tests"
 	@echo "make test    everything"
+	@echo "make browser Chromium, in which the tests look at pages; Debian and root only, else such tests are skipped"
 	@echo "make clean   remove .venv, demo/ and caches"
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -26,7 +27,13 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
-test: $(INSTALLED)
+browser:
+	@if command -v chromium chromium-browser google-chrome >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	else echo "There is no Chromium: the tests that look at pages are skipped."; fi
+
+test: $(INSTALLED) browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

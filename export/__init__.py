@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .export_report import ExportReport
     from .exporting import export
     from .fold_report import FoldReport
+    from .image_folder import ImageFolder
     from .latency import bench
 
 _HOME = {
@@ -35,6 +36,7 @@ _HOME = {
     "ExportReport": ".export_report",
     "bench": ".latency",
     "BenchReport": ".bench_report",
+    "ImageFolder": ".image_folder",
 }
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "CheckReport",
     "ExportReport",
     "FoldReport",
+    "ImageFolder",
     "bench",
     "check",
     "export",

@@ -21,6 +21,7 @@ def check(
     *,
     seed: int = 0,
     layers: bool = False,
+    save_inputs: str | PathLike[str] | None = None,
     custom_objects: Mapping[str, Any] | None = None,
     allow_unsafe: bool = False,
 ) -> CheckReport:
@@ -30,10 +31,12 @@ def check(
         model: the original: a Keras model, its file, or an ONNX file; for two ONNX files neither Keras nor TensorFlow is
             imported.
         onnx_path: the file. Inputs and outputs are matched by position.
-        data: the user's own inputs beside the seeded ones: an array, a sequence of one per input, or a mapping by name.
+        data: the user's own inputs beside the seeded ones: an array, a sequence of one per input, or a mapping by name; or an
+            `ImageFolder`.
         seed: of the random inputs.
         layers: measure inside the file too, on the first inputs: the drift of each layer, and what rounding explains of it, by
             which the verdict goes as well; where the original is an ONNX file the drift of each tensor of the same name.
+        save_inputs: a new folder, in which the inputs that are compared are kept as .npz files, each of which `data` takes.
         custom_objects, allow_unsafe: for opening a Keras file, as `kbn.export.archive.load_model` takes them.
 
     Returns:
@@ -51,9 +54,14 @@ def check(
     if isinstance(model, str | PathLike) and Path(model).suffix.lower() == ".onnx":
         from .onnx_parity import check_files
 
-        return check_files(model, onnx_path, data, seed=seed, layers=layers)
-    from .parity import check as check_model
+        return check_files(model, onnx_path, data, seed=seed, layers=layers, save_inputs=save_inputs)
+    from .archive import load_model
+    from .parity import check_model
 
-    return check_model(
-        model, onnx_path, data, seed=seed, layers=layers, custom_objects=custom_objects, allow_unsafe=allow_unsafe
-    )
+    name = ""
+    if isinstance(model, str | PathLike):
+        name = str(model)
+        model = load_model(model, custom_objects=custom_objects, allow_unsafe=allow_unsafe)
+    report = check_model(model, onnx_path, data, seed=seed, layers=layers, save_inputs=save_inputs)
+    report.model = name or report.model
+    return report

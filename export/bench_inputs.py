@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .bench_runner import Runner
 from .errors import UsageError
 from .file_inputs import Port, compatible, converted, shown
+from .image_folder import ImageFolder
 from .named_arrays import arrays_of
 from .wording import quote
 
@@ -27,6 +28,9 @@ def inputs_of(runners: Sequence[Runner], batch: int, size: int, random: np.rando
     for runner in runners:
         _check_batch(runner, batch)
     shapes = _shapes(runners, batch, size)
+    if isinstance(data, ImageFolder):
+        images = data.pictures(first.ports, str(first.path))[:batch]
+        return [converted(images[np.arange(batch) % len(images)], first.ports[0], first.path)]
     if data is not None:
         given = arrays_of(data, [port.name for port in first.ports], str(first.path))
         return [_fitted(*each, first, batch) for each in zip(given, first.ports, shapes, strict=True)]

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from .report import Report, Table
+from .report import Headline, Report, Table
 from .wording import one_line
 
 Array = NDArray[Any]
@@ -203,6 +203,9 @@ class BenchReport(Report):
     size: int
     own_data: bool
     machine: Machine
+
+    def headline(self) -> Headline:
+        return Headline("Latency of " + ", ".join(self.files), lead=str(self.machine))
 
     def tables(self) -> list[Table]:
         rounds = f"{self.rounds} round{'s' if self.rounds > 1 else ''}"

@@ -21,10 +21,13 @@ def read_arrays(path: Path) -> Any:
         BrokenModelError: the file is damaged, or holds Python objects.
     """
     if not path.is_file():
-        raise UsageError(f"There is no data file {str(path)!r}; --data takes a .npy or .npz file.")
+        raise UsageError(
+            f"There is no data file {str(path)!r}; --data takes a .npy or .npz file, or a folder of images."
+        )
     if path.suffix not in (".npy", ".npz"):
         raise UsageError(
-            f"The data file {str(path)!r} is neither .npy nor .npz; write it with numpy.save or numpy.savez."
+            f"The data file {str(path)!r} is neither .npy nor .npz; write it with numpy.save or numpy.savez. Of images, "
+            "give the folder."
         )
     try:
         with path.open("rb") as stream:

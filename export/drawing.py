@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import UsageError
+from .image_folder import ImageFolder
 from .named_arrays import arrays_of
 
 Array = NDArray[Any]
@@ -119,16 +120,22 @@ def batches(inputs: Sequence[Declared], data: Any, batch_size: int = 32, owner: 
     Args:
         inputs: what the model declares.
         data: one array, a sequence with an array per input, or a mapping from input names to arrays; the first axis of
-            each counts the examples. A mapping may also name them x, or x0, x1, ..., as npz files do.
+            each counts the examples. A mapping may also name them x, or x0, x1, ..., as npz files do. Or an ImageFolder, whose
+            images are read as the batches are taken.
         batch_size: how many examples go into one batch where the model leaves the batch axis open.
         owner: whose inputs they are, for the message.
 
     Raises:
         UsageError: an array is missing, or its shape or dtype does not fit its input.
+        BrokenModelError: an image cannot be read any more.
     """
     names = [each.name for each in inputs]
-    arrays = arrays_of(data, names, owner)
-    checked = tuple(_fitting(*pair) for pair in zip(arrays, inputs, strict=True))
+    checked: tuple[Any, ...]
+    if isinstance(data, ImageFolder):
+        checked = (data.pictures(inputs, owner),)
+    else:
+        arrays = arrays_of(data, names, owner)
+        checked = tuple(_fitting(*pair) for pair in zip(arrays, inputs, strict=True))
     counts = {len(array) if array.ndim else 1 for array in checked}
     if len(counts) != 1 or 0 in counts:
         found = ", ".join(

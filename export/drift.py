@@ -25,6 +25,7 @@ from onnx import numpy_helper
 from .cpu_kernels import cpu_kernels
 from .describing import folds_of
 from .drawing import Sample
+from .fold_report import FoldReport
 from .folding import fold
 from .layer_check import LayerCheck
 from .local_error import input_of, local_error, measurable
@@ -45,8 +46,8 @@ _LINEAR |= {"Pad", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 _FLOAT = onnx.TensorProto.FLOAT
 
 
-def layer_drift(model: keras.Model, path: Path, sample: Sample) -> list[LayerCheck]:
-    """The layers that can be found in the file, in the order in which they run.
+def layer_drift(model: keras.Model, path: Path, sample: Sample) -> tuple[list[LayerCheck], FoldReport | None]:
+    """The layers that can be found in the file, in the order in which they run; and how the file was folded.
 
     Args:
         model: the original model.
@@ -55,13 +56,13 @@ def layer_drift(model: keras.Model, path: Path, sample: Sample) -> list[LayerChe
 
     Returns:
         One entry per layer that the model calls once and whose output is a tensor of the file; none in a file that kbn did
-        not name.
+        not name. The report of the fold is None where the file's metadata do not tell of this very fold.
     """
     exact, single, as_in_file = _folded(model, path)
     truths, computed = _layer_outputs(exact, sample), _layer_outputs(single, sample)
     nodes = {layer: found for layer, found in _nodes_by_layer(path, exact).items() if layer in truths}
     if not nodes:
-        return []
+        return [], as_in_file
     linear = {layer: before for layer, found in nodes.items() if (before := _before_activation(found))}
     tensors = {layer: found[-1].output[0] for layer, found in nodes.items()}
     names = list(dict.fromkeys([*tensors.values(), *(found[-1].output[0] for found in linear.values())]))
@@ -95,18 +96,18 @@ def layer_drift(model: keras.Model, path: Path, sample: Sample) -> list[LayerChe
                 layer, [stored[each] for node in linear[name] for each in node.input if each in stored]
             )
         checks.append(LayerCheck(name, type(layer).__name__, tensors[name], errors, local, weights))
-    return checks
+    return checks, as_in_file
 
 
-def _folded(model: keras.Model, path: Path) -> tuple[keras.Model, keras.Model, bool]:
-    """The model folded in float64 and in float32, and whether that is how the file says that it was folded."""
+def _folded(model: keras.Model, path: Path) -> tuple[keras.Model, keras.Model, FoldReport | None]:
+    """The model folded in float64 and in float32; and how, None where the file does not say that it was folded so."""
     double, single = in_precision(model, "float64"), in_precision(model, "float32")
     says = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
     for ones_channel in (True, False):
         exact, report = fold(double, ones_channel=ones_channel)
         if folds_of(report).items() <= says.items():
-            return exact, fold(single, ones_channel=ones_channel)[0], True
-    return fold(double)[0], fold(single)[0], False
+            return exact, fold(single, ones_channel=ones_channel)[0], report
+    return fold(double)[0], fold(single)[0], None
 
 
 def _layer_outputs(model: keras.Model, sample: Sample) -> dict[str, Array]:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from .charts import Chart
 from .check_report import CheckReport
 from .fold_report import FoldReport
 from .lower_report import LowerReport
-from .report import Report, Table
+from .report import Headline, Report, Table
 
 
 @dataclass
@@ -57,9 +58,17 @@ class ExportReport(Report):
     seconds: dict[str, float]
     lowered: list[LowerReport] = field(default_factory=list)
 
+    def headline(self) -> Headline:
+        checked = self.check.headline()
+        return Headline(f"{self.path.name} from {self.check.model}", checked.verdict, self.fold.summary())
+
+    def sections(self) -> list[Table | Chart]:
+        lowered = [section for report in self.lowered for section in report.sections()]
+        return [*self.fold.sections(), self._sizes(), *self.check.own_sections(), *lowered]
+
     def tables(self) -> list[Table]:
         lowered = [table for report in self.lowered for table in report.tables()]
-        return [*self.fold.tables(), self._sizes(), *self.check.tables(), *lowered]
+        return [*self.fold.tables(), self._sizes(), self.check.parity(), *lowered]
 
     def _sizes(self) -> Table:
         normalizations = [size.operators.get("BatchNormalization", 0) for size in (self.before, self.after)]

@@ -23,7 +23,7 @@ from .model_ports import Shapes, check_layout, input_ports, output_ports, with_b
 from .naming import unique
 from .onnx_conversion import check_opset, convert
 from .onnx_folding import fold_onnx
-from .parity import check, common_shapes
+from .parity import check_model, common_shapes
 from .precision import has_precision, in_precision
 from .runtime import Runtime
 from .samples import seeded_samples, user_samples
@@ -65,7 +65,8 @@ def export(
         batch: examples that the file takes at a time; None leaves that free.
         rename_inputs, rename_outputs: by Keras' name the name in the file, of those that are to have another.
         opset: the ONNX operator set, 13 or newer.
-        data: inputs for the check beside the seeded ones: an array, a sequence of one per input, or a mapping by name.
+        data: inputs for the check beside the seeded ones: an array, a sequence of one per input, or a mapping by name; or
+            an `ImageFolder`.
         ones_channel: whether a convolution may get one more channel, to do without a normalization before zero padding; None
             for yes, unless int8 is wanted, which loses precision by it.
         float16, int8: whether to write `model.float16.onnx` and `model.int8.onnx` beside `model.onnx`, once that is proved.
@@ -144,7 +145,8 @@ def export(
     converted.metadata_props.update(metadata(source, fold_report, layout))
     clock.start("check")
     with onnx_file(converted, path, force) as temporary:
-        check_report = check(original, temporary, data, seed=seed)
+        check_report = check_model(original, temporary, data, seed=seed)
+        check_report.model, check_report.file = str(source or original.name), str(path)
         if not check_report.passed:
             raise CheckFailedError(_failure(check_report, converted, kept, force), check_report)
         add_metadata(temporary, {"kbn.check": json.dumps(measured(check_report))})

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .affine import Affine
-from .report import Report, Table
+from .charts import Chart, DotChart, Row
+from .report import Headline, Report, Table
 
 
 @dataclass(frozen=True)
@@ -17,13 +18,15 @@ class ScaleRange:
 
     Attributes:
         channels: how many channels the map has.
-        largest: the largest |scale|.
+        smallest, median, largest: of the |scale| of all channels; the smallest is that of those that are not 0, where any is.
         spread: the largest |scale| over the median |scale|; infinite where the median is 0.
         dead: how many channels have scale 0, so that their output is constant.
         uniform: whether every channel has the same scale and the same shift.
     """
 
     channels: int
+    smallest: float
+    median: float
     largest: float
     spread: float
     dead: int
@@ -32,9 +35,11 @@ class ScaleRange:
     @classmethod
     def of(cls, affine: Affine) -> ScaleRange:
         size = np.abs(affine.scale)
+        smallest = float(size.min(where=size > 0, initial=size.max()))
         largest, median = float(size.max()), float(np.median(size))
         spread = largest / median if median else float("inf")
-        return cls(len(size), largest, spread, int(np.count_nonzero(size == 0)), affine.is_uniform)
+        dead = int(np.count_nonzero(size == 0))
+        return cls(len(size), smallest, median, largest, spread, dead, affine.is_uniform)
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,21 @@ class FoldReport(Report):
         }
         fold = Table("Fold", columns, rows, frozenset(columns[4:]), self.summary())
         return [fold, *(Table(title, ("layer", head), found) for (title, head), found in lists.items() if found)]
+
+    def headline(self) -> Headline:
+        return Headline("Fold", lead=self.summary())
+
+    def sections(self) -> list[Table | Chart]:
+        fold, *lists = self.tables()
+        scaled = [(row.layer, row.scale) for row in self.rows if row.scale]
+        if not scaled:
+            return [fold, *lists]
+        rows = [Row(name, (scale.median, None), (scale.smallest, scale.largest)) for name, scale in scaled]
+        note = (
+            "The |scale| = |gamma| / sqrt(variance + epsilon) of each layer's channels: the bar goes from the smallest that is "
+            "not 0 to the largest. A wide bar is hard on float16, and on quantisation with one scale for all channels."
+        )
+        return [fold, *lists, DotChart("Scale ranges", ("median", ""), rows, "|scale|", note)]
 
     def to_dict(self) -> dict[str, Any]:
         return {

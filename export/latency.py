@@ -53,7 +53,8 @@ def bench(
         rounds: how often each file is timed per setting.
         warm_up: how often each file is run before that.
         data: arrays to feed in place of random ones, as the first file or its Keras model takes them: one array, or a
-            mapping from the first file's input names (or x, or x0, x1, ...). Repeated or cut to the batch size.
+            mapping from the first file's input names (or x, or x0, x1, ...); or an `ImageFolder`. Repeated or cut to the
+            batch size.
         seed: of the random inputs (floats normal, integers 0 to 9) and of the order within rounds.
         size: elements along each other free dimension; 32 by default. Without effect where `data` is given.
         progress: is told each setting as it begins.

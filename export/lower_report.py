@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .report import Report, Table
+from .report import Headline, Report, Table
 
 _SHOWN = 20  # layers in the table
 
@@ -80,6 +80,9 @@ class LowerReport(Report):
     def worst(self) -> list[LayerNoise]:
         """The layers, that with the smallest signal-to-noise ratio first, those without error last."""
         return sorted(self.layers, key=lambda layer: math.inf if layer.snr is None else layer.snr)
+
+    def headline(self) -> Headline:
+        return Headline(f"{self.path.name}, lowered to {self.kind}")
 
     def tables(self) -> list[Table]:
         return [self._outputs(), self._layers()]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from .drawing import Declared, integer_limit
 from .errors import UsageError
 from .file_inputs import FileInputs, Port, compatible
+from .image_folder import ImageFolder
 from .named_arrays import arrays_of
 from .wording import quote
 
@@ -75,8 +76,13 @@ def looked_up(graph: onnx.GraphProto, name: str) -> list[int]:
     return rows
 
 
-def as_the_file_has_it(data: Any, inputs: FileInputs) -> list[Array]:
-    """The user's arrays, one for each input; images as the Keras model takes them in the layout of the file."""
+def as_the_file_has_it(data: Any, inputs: FileInputs) -> list[Array] | ImageFolder:
+    """The user's arrays, one for each input; images as the Keras model takes them in the layout of the file.
+
+    A folder of images has no layout yet: it is read in that of the input which asks for it.
+    """
+    if isinstance(data, ImageFolder):
+        return data
     arrays = arrays_of(data, [port.name for port in inputs.ports], str(inputs.path))
     return [_turned(array, port, inputs) for array, port in zip(arrays, inputs.ports, strict=True)]
 

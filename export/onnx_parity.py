@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .check_report import TWO_FILES, CheckReport, OutputCheck
+from .check_report import CheckReport
 from .double_run import DoubleRun
 from .drawing import Sample, batches, draw
 from .errors import BrokenModelError, UnsupportedError, UsageError
 from .file_inputs import compatible, converted, shown
 from .onnx_drift import tensor_drift
 from .onnx_inputs import as_the_file_has_it, declared_inputs
+from .output_check import TWO_FILES, OutputCheck
 from .runtime import Runtime
+from .saved_inputs import saved
 from .wording import quote
 
 Array = NDArray[Any]
@@ -36,6 +38,7 @@ def check_files(
     *,
     seed: int = 0,
     layers: bool = False,
+    save_inputs: str | PathLike[str] | None = None,
 ) -> CheckReport:
     """Compares the ONNX file B with the ONNX file A that it is to be equal to.
 
@@ -46,6 +49,7 @@ def check_files(
             per input, or a mapping by name.
         seed: of the random inputs.
         layers: measure, on the first inputs, each tensor of the same name that both files have.
+        save_inputs: a new folder for the inputs that are compared, as A takes them.
 
     Raises:
         UsageError: a file is missing, they have other inputs or outputs, or the data does not fit.
@@ -62,8 +66,12 @@ def check_files(
     if data is not None:
         own = batches(inputs, as_the_file_has_it(data, a.inputs), owner=str(original))
     first = list(islice(own, 1))  # data that does not fit is told before the long work
-    report = CheckReport([OutputCheck(name, sides=TWO_FILES) for name in a.output_names], sides=TWO_FILES)
-    for sample in chain(first, own, draw(inputs, seed)):
+    outputs = [OutputCheck(name, sides=TWO_FILES) for name in a.output_names]
+    report = CheckReport(outputs, sides=TWO_FILES, model=str(original), file=str(path))
+    samples: Iterator[Sample] = chain(first, own, draw(inputs, seed))
+    if save_inputs is not None:
+        samples = saved(samples, [each.name for each in inputs], save_inputs)
+    for sample in samples:
         arrays = [converted(array, port, a.path) for array, port in zip(sample.arrays, a.inputs.ports, strict=True)]
         try:
             (singles,) = a.run_as_declared(arrays)

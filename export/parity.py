@@ -6,7 +6,7 @@ onnxruntime's optimisations off and on, and the larger error counts. Where the t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
@@ -17,44 +17,33 @@ import numpy as np
 from keras import tree
 from numpy.typing import NDArray
 
-from .archive import load_model
-from .check_report import CheckReport, OutputCheck
+from .check_report import CheckReport
 from .cpu_kernels import cpu_kernels
 from .drawing import Sample
 from .drift import layer_drift
 from .errors import UsageError
 from .model_ports import input_ports, output_ports, pack_inputs, with_inputs
+from .output_check import OutputCheck
 from .precision import in_float32, in_precision, own_rounding
 from .rules.rule import Shape
 from .runtime import Runtime
 from .samples import seeded_samples, user_samples
+from .saved_inputs import saved
 from .wording import reason
 
 Array = NDArray[Any]
 
 
-def check(
-    model: keras.Model | str | PathLike[str],
+def check_model(
+    model: keras.Model,
     onnx_path: str | PathLike[str],
     data: Any = None,
     *,
     seed: int = 0,
     layers: bool = False,
-    custom_objects: Mapping[str, Any] | None = None,
-    allow_unsafe: bool = False,
+    save_inputs: str | PathLike[str] | None = None,
 ) -> CheckReport:
-    """Compares an ONNX file with the model it was made from.
-
-    Args:
-        model: the original Keras model, or its file.
-        onnx_path: the file, as `kbn.export.export` writes it. Inputs and outputs are matched by position.
-        data: the user's own inputs beside the seeded ones: an array, a sequence of one per input, or a mapping by name.
-        seed: of the random inputs.
-        layers: measure the drift of each layer too, on the first inputs.
-        custom_objects, allow_unsafe: for opening a model file, as `kbn.export.archive.load_model` takes them.
-
-    Returns:
-        The report; its `passed` is the verdict.
+    """Compares an ONNX file with the Keras model it was made from; as `kbn.export.check`.
 
     Raises:
         UsageError: the data does not fit the model, or the file has other inputs or outputs than the model.
@@ -63,8 +52,6 @@ def check(
     """
     if seed < 0:
         raise UsageError(f"The seed must be 0 or more; found {seed}.")
-    if not isinstance(model, keras.Model):
-        model = load_model(model, custom_objects=custom_objects, allow_unsafe=allow_unsafe)
     model = with_inputs(model)
     runtime = Runtime(Path(onnx_path))
     _match_signature(model, runtime)
@@ -72,8 +59,11 @@ def check(
     own = user_samples(model, data, shapes) if data is not None else iter(())
     first = list(islice(own, 1))  # data that does not fit is told before the long work
     reference, single, rounding = in_precision(model, "float64"), in_float32(model), own_rounding(model)
-    report = CheckReport([OutputCheck(name) for name in runtime.output_names])
-    for sample in chain(first, own, seeded_samples(model, seed, shapes)):
+    report = CheckReport([OutputCheck(name) for name in runtime.output_names], model=model.name, file=str(onnx_path))
+    samples: Iterator[Sample] = chain(first, own, seeded_samples(model, seed, shapes))
+    if save_inputs is not None:
+        samples = saved(samples, [port.name for port in input_ports(model, None)], save_inputs)
+    for sample in samples:
         try:
             truths, singles = _run(reference, sample), _run(single, sample)
             owns = singles if single is model else _run(model, sample)
@@ -81,7 +71,8 @@ def check(
             report.skipped[sample.origin] = str(refusal)
             continue
         if layers and not report.with_layers:
-            report.layers, report.with_layers = layer_drift(model, Path(onnx_path), sample), True
+            report.layers, report.fold = layer_drift(model, Path(onnx_path), sample)
+            report.with_layers = True
         report.samples[sample.origin] = report.samples.get(sample.origin, 0) + sample.examples
         files = zip(*runtime.run(sample.arrays), strict=True)
         for output, truth, computed, found, came in zip(report.outputs, truths, singles, files, owns, strict=True):

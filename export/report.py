@@ -1,6 +1,7 @@
 """What every report has: tables for people, a dictionary for programs, an HTML page to keep.
 
-A report lists its tables as plain text once; the terminal (rich) and the page (jinja2) show the same ones.
+A report lists its tables as plain text once; the terminal (rich) and the page (jinja2) show the same ones, the page with charts
+between them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +19,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from .charts import Chart
 from .writing import output_file
 
 # How a word that stands alone in a cell is coloured, on a terminal and in the page.
@@ -39,6 +41,7 @@ class Table:
     rows: Sequence[Sequence[str]]
     numeric: frozenset[str] = frozenset()
     note: str = ""
+    kind: str = field(default="table", init=False)
 
     def __rich__(self) -> RenderableType:
         shown = RichTable(
@@ -56,6 +59,15 @@ def tone(cell: str) -> str:
     return TONES.get(cell, "plain")
 
 
+@dataclass(frozen=True)
+class Headline:
+    """What stands above the page: a title, a verdict or "", and what else is to be known first."""
+
+    title: str
+    verdict: str = ""
+    lead: str = ""
+
+
 class Report(ABC):
     """A result that can be printed with rich, written as JSON and saved as a page."""
 
@@ -64,6 +76,14 @@ class Report(ABC):
     @abstractmethod
     def tables(self) -> list[Table]:
         """What the report shows, in order."""
+
+    @abstractmethod
+    def headline(self) -> Headline:
+        """What the page begins with."""
+
+    def sections(self) -> list[Table | Chart]:
+        """What the page shows, in order: the tables, and charts where a report has any."""
+        return [*self.tables()]
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -88,7 +108,7 @@ class Report(ABC):
         from .html_page import page  # jinja2 is loaded for a page alone
 
         with output_file(path, force=True) as temporary:
-            temporary.write_text(page(self.tables()), encoding="utf-8")
+            temporary.write_text(page(self.headline(), self.sections()), encoding="utf-8")
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes the report as its suffix says: .json, else a page.

@@ -32,7 +32,11 @@ def bench(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Inputs to feed: .npy, or .npz with an array per input.", show_default=False),
+        typer.Option(
+            metavar="PATH",
+            help="Inputs to feed: .npy, .npz with an array per input, or a folder of images (pixels 0 to 255).",
+            show_default=False,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random inputs and of the order.")] = 0,
     as_json: Json = False,
@@ -46,10 +50,10 @@ def bench(
     with progress(quiet) as step:
         check_outputs(report_file=report_file)
         if plot is not None:
-            from ..bench_plot import check_plot
+            from ..figures import check_plot
 
             check_plot(plot)
-        arrays = read_data(data)
+        arrays = read_data(data, step)
         from ..latency import bench as bench_files
 
         report = bench_files(
@@ -64,6 +68,7 @@ def bench(
         )
     show(report, as_json, report_file)
     if plot is not None:
-        from ..bench_plot import save_plot
+        from ..bench_plot import bench_plot
+        from ..figures import save_figure
 
-        save_plot(report, plot)
+        save_figure(bench_plot(report), plot)

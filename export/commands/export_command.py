@@ -76,7 +76,7 @@ def export(
     """Fold, convert to ONNX, check against the original in float64, write."""
     with progress(quiet) as step:
         check_outputs(output, ".onnx", force, report_file)
-        arrays = read_data(data)
+        arrays = read_data(data, step)
         import_keras(step)
         from ..exporting import export as export_model
 

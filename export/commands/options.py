@@ -14,7 +14,10 @@ AnyModel = Annotated[
 Data = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Real inputs for the check: .npy, or .npz with an array per input.", show_default=False
+        metavar="PATH",
+        help="Real inputs for the check: .npy, .npz with an array per input, or a folder of images, whose pixels go in as 0 "
+        "to 255 (a model that takes other numbers needs .npy).",
+        show_default=False,
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the check's random inputs.")]

@@ -70,9 +70,21 @@ def read_objects(path: Path | None) -> dict[str, Any] | None:
     return data_file.read_objects(path)
 
 
-def read_data(path: Path | None) -> Any:
+def read_data(path: Path | None, step: Callable[[str], None]) -> Any:
+    """The arrays of a file, or a folder of images, each of which is looked at now."""
     if path is None:
         return None
+    if path.is_dir():
+        from ..image_folder import ImageFolder
+
+        step("look through the images")
+        folder = ImageFolder(path)
+        if len(folder.paths) < folder.found:
+            note(
+                f"Of the {folder.found:,} images in {str(path)!r} kbn takes {len(folder.paths)}, at even distances in the "
+                "order of their paths. For others, give a folder of those alone."
+            )
+        return folder
     from ..data_file import read_arrays
 
     return read_arrays(path)

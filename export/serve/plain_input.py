@@ -110,6 +110,8 @@ def _of_image(content: bytes, port: Port, pixels: tuple[float, float]) -> Array:
         raise RefusedError(400, f"Input {port.name!r} of shape {list(port.shape)} takes no image; send a .npy file.")
     if image.width * image.height > LARGEST_IMAGE:
         raise _too_many_pixels()
+    if image.mode == "F" or image.mode.startswith("I"):
+        raise RefusedError(400, "The image has more than 8 bits a channel, which have no one scale; send a .npy file.")
     height, width, channels = (port.shape[axis] for axis in axes)
     try:
         turned = ImageOps.exif_transpose(image).convert(_MODES[channels])

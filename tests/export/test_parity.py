@@ -8,9 +8,9 @@ from keras import layers
 from onnx import numpy_helper
 
 from kbn.export import check, export, fold
-from kbn.export.check_report import OutputCheck
 from kbn.export.errors import BrokenModelError, CheckFailedError, UnsupportedError, UsageError
 from kbn.export.onnx_conversion import convert
+from kbn.export.output_check import OutputCheck
 from trained_models import randomized
 
 

@@ -15,7 +15,7 @@ from kbn.export.report import tone
 
 @pytest.fixture
 def report():
-    scale = ScaleRange(channels=4, largest=2.5, spread=float("inf"), dead=3)
+    scale = ScaleRange(channels=4, smallest=2.5, median=0.0, largest=2.5, spread=float("inf"), dead=3)
     return FoldReport(
         [
             FoldRow("bn1", "BatchNormalization", "folded", ("conv1",), "backward", scale=scale),
@@ -37,7 +37,8 @@ def test_the_dictionary_is_strict_json(report):
     value = json.loads(report.to_json())
     assert value["schema"] == "kbn.fold/1"
     assert value["counts"] == {"folded": 1, "merged": 1, "kept": 1}
-    assert value["rows"][0]["scale"] == {"channels": 4, "largest": 2.5, "spread": None, "dead": 3, "uniform": False}
+    sizes = {"smallest": 2.5, "median": 0.0, "largest": 2.5, "spread": None}
+    assert value["rows"][0]["scale"] == {"channels": 4, **sizes, "dead": 3, "uniform": False}
     assert value["rows"][2]["reason"] == "conv2 <pads> & refuses"
 
 
@@ -63,7 +64,9 @@ def test_a_saved_report_replaces_the_last_one(report, tmp_path, suffix):
 
 def test_scale_range_of_a_map():
     found = ScaleRange.of(Affine(np.array([-4.0, 1.0, 2.0, 0.0]), np.zeros(4), 1))
-    assert (found.channels, found.largest, found.dead) == (4, 4.0, 1)
+    assert (found.channels, found.smallest, found.median, found.largest, found.dead) == (4, 1.0, 1.5, 4.0, 1)
+    nothing = ScaleRange.of(Affine(np.zeros(3), np.ones(3), 1))
+    assert (nothing.smallest, nothing.largest, nothing.dead) == (0.0, 0.0, 3)
     assert found.spread == pytest.approx(4.0 / 1.5)
 
 

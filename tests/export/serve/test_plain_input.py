@@ -110,6 +110,7 @@ X = Port("x", "FP32", (-1, 4))
         (b"<svg/>", RGB, 400),
         (encoded()[:90], RGB, 400),
         (bomb(), RGB, 413),
+        (encoded(PIXELS[..., 0].astype(np.uint16) * 200), Port("i", "FP32", (-1, 6, 8, 1)), 400),
         (encoded(), X, 400),
         (encoded(), Port("i", "INT8", (-1, 6, 8, 3)), 400),
         (npy(PIXELS), Port("i", "FP32", (-1, 9, 8, 3)), 400),
