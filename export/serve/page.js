@@ -8,7 +8,7 @@ let token = sessionStorage.getItem("token") || "";
 const byId = (id) => document.getElementById(id);
 const headers = () => (token ? { Authorization: `Bearer ${token}` } : {});
 const milliseconds = (value) => (value === null ? "–" : value.toFixed(value < 10 ? 2 : 1));
-const sizes = (shape) => (shape.length ? shape.map((size) => (size < 0 ? "any" : size)).join(" × ") : "one value");
+const sizes = (shape) => (shape.length ? shape.map((size) => (size < 0 ? "any" : size)).join(" x ") : "one value");
 const takesImages = (port) =>
   port.shape.length === 4 && [1, 3].filter((axis) => PIXEL_CHANNELS.includes(port.shape[axis])).length === 1;
 
@@ -89,7 +89,7 @@ async function run(found, url, request) {
       cell.style.setProperty("--part", `${Math.max(0, Math.min(1, top[index].score)) * 100}%`);
     });
     part(".answer").hidden = false;
-    part(".answer code").textContent = JSON.stringify(answer.outputs, null, 1).slice(0, 5000);
+    part(".answer code").textContent = JSON.stringify(answer.outputs).replaceAll(",", ", ").slice(0, 5000);
   } catch (error) {
     part(".took").className = "bad took";
     part(".took").textContent = error.message;
@@ -113,7 +113,7 @@ function update(found, model) {
   fill(part(".latency tbody"), [[latency.requests, milliseconds(latency.median), milliseconds(latency.p99), model.waiting].map((text) => [text, "number"])]);
   part(".check").hidden = !model.check.errors.length;
   fill(part(".check tbody"), model.check.errors.map((each) => [[each.output], [each.inputs],
-    ...["model_error", "file_error", "allowed"].map((key) => [each[key] === null ? "–" : each[key].toPrecision(3), "number"])]));
+    ...["model_error", "file_error", "allowed"].map((key) => [each[key] === null ? "–" : each[key].toExponential(2), "number"])]));
 }
 
 async function refresh() {

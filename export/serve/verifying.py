@@ -55,10 +55,10 @@ class ExportCheck:
     def sentence(self) -> str:
         """One sentence for a log."""
         return {
-            "passed": "kbn's check at export passed.",
-            "failed": "kbn's check at export FAILED: the file does not compute what its model computes.",
-            "never": "the file was never checked by kbn; `kbn check MODEL FILE.onnx` proves it.",
-            "unreadable": f"the entry {CHECK_KEY} cannot be read; `kbn check MODEL FILE.onnx` proves the file anew.",
+            "passed": "The check at export passed.",
+            "failed": "The check at export FAILED: the file does not compute what its model computes.",
+            "never": "The file was never checked by kbn: kbn check MODEL FILE.onnx proves it.",
+            "unreadable": f"The entry {CHECK_KEY} cannot be read: kbn check MODEL FILE.onnx proves the file anew.",
         }[self.verdict]
 
 
