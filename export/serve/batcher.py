@@ -10,12 +10,14 @@ All methods are called in the event loop's thread; the model runs in one thread 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from .refusal import RefusedError
 
 Array = NDArray[Any]
 Key = tuple[Any, ...]
-Answer = list[Array] | RefusedError
+Answer = list[Array] | Exception
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class Batcher:
         self._running: _Run | None = None
         self._start_asked = False
         self._retired = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kbn-run")
+        self._jobs: SimpleQueue[tuple[_Run, asyncio.AbstractEventLoop] | None] = SimpleQueue()
+        threading.Thread(target=self._work, name="kbn-run", daemon=True).start()
 
     @property
     def waiting(self) -> int:
@@ -118,7 +121,7 @@ class Batcher:
         """Ends the thread once what was submitted is answered."""
         self._retired = True
         if self.idle:
-            self._thread.shutdown(wait=False)
+            self._jobs.put(None)
 
     def _key(self, request: _Pending) -> Key:
         if not self._merges:
@@ -136,9 +139,9 @@ class Batcher:
             self._running = run = _Run(requests)
             for each in requests:
                 each.future.add_done_callback(run.stop_if_unwanted)
-            self._thread.submit(self._work, run, loop)
+            self._jobs.put((run, loop))
         elif self._retired:
-            self._thread.shutdown(wait=False)
+            self._jobs.put(None)
 
     def _take(self) -> list[_Pending]:
         """The requests that run next: the one that has waited longest, and what goes with it."""
@@ -155,11 +158,17 @@ class Batcher:
                 del self._queues[key]
         return taken
 
-    def _work(self, run: _Run, loop: asyncio.AbstractEventLoop) -> None:
+    def _work(self) -> None:
         """In the thread: runs, splits, and hands the answers back."""
-        started = time.perf_counter()
-        answers = self._answers(run)
-        loop.call_soon_threadsafe(self._finish, run, answers, started, time.perf_counter(), loop)
+        while (job := self._jobs.get()) is not None:
+            run, loop = job
+            started = time.perf_counter()
+            try:
+                answers = self._answers(run)
+            except Exception as error:  # such as no memory to merge them; the thread must go on
+                answers = [error] * len(run.requests)
+            with contextlib.suppress(RuntimeError):  # the loop has been closed, by a second signal
+                loop.call_soon_threadsafe(self._finish, run, answers, started, time.perf_counter(), loop)
 
     def _answers(self, run: _Run) -> list[Answer]:
         requests = run.requests
@@ -189,7 +198,7 @@ class Batcher:
         for request, answer in zip(run.requests, answers, strict=True):
             if request.future.done():
                 continue
-            if isinstance(answer, RefusedError):
+            if isinstance(answer, Exception):
                 request.future.set_exception(answer)
             else:
                 request.future.set_result(answer)

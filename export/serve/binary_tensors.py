@@ -19,7 +19,7 @@ _LENGTH = struct.Struct("<I")
 
 
 def from_bytes(data: memoryview, port: Port, shape: Sequence[int], count: int) -> Array:
-    """The array of this shape, which has `count` elements; without a copy where the bytes are aligned.
+    """The array of this shape, which has `count` elements, which is no copy, and may lie at any address.
 
     Raises:
         RefusedError: the bytes are too few or too many, or no values of the datatype (400).
@@ -34,7 +34,7 @@ def from_bytes(data: memoryview, port: Port, shape: Sequence[int], count: int) -
         )
     if port.datatype == "BOOL" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
         raise RefusedError(400, f"Input {port.name!r}: a byte of BOOL must be 0 or 1.")
-    return np.require(np.frombuffer(data, port.dtype).reshape(shape), requirements=["C", "A"])
+    return np.frombuffer(data, port.dtype).reshape(shape)
 
 
 def to_bytes(array: Array, datatype: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import itertools
 import re
 import secrets
 import time
@@ -10,11 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .logs import log
 from .metrics import Metrics
-from .refusal import kind_of
+from .refusal import RefusedError, kind_of
 
 FACTS = "kbn.facts"  # in the scope: what a handler knows of its request, for the log
 
@@ -35,6 +37,7 @@ class Middleware:
         self._metrics = metrics
         self._token = None if token is None else f"Bearer {token}".encode()
         self._is_draining = is_draining
+        self._start, self._count = secrets.token_hex(4), itertools.count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -42,7 +45,7 @@ class Middleware:
             return
         started, headers = time.perf_counter(), dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
-        request_id = given if _ID.fullmatch(given) else secrets.token_hex(8).encode()
+        request_id = given if _ID.fullmatch(given) else self._new_id()
         facts: dict[str, Any] = {}
         scope[FACTS] = facts
         status = 0
@@ -60,17 +63,24 @@ class Middleware:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
+        scope["app"] = self  # by which the router knows that somebody answers its exceptions
         try:
-            if self._may_enter(scope["path"], headers):
-                await self._app(scope, receive, send_on)
-            else:
-                await _refuse(send_on, 401, "A token is needed: Authorization: Bearer TOKEN.", b"Bearer")
+            if not self._may_enter(scope["path"], headers):
+                raise RefusedError(
+                    401, "A token is needed: Authorization: Bearer TOKEN.", {"www-authenticate": "Bearer"}
+                )
+            await self._app(scope, receive, send_on)
+        except RefusedError as refused:
+            facts["reason"] = refused.message[:300]
+            await _refuse(send_on, refused)
+        except HTTPException as error:
+            await _refuse(send_on, _of_router(error, scope))
         except Exception as error:
             log("fault", "error", request=request_id.decode(), reason=repr(error)[:500], traceback=_traceback(error))
             if not status:
-                await _refuse(send_on, 500, f"This is a fault in kbn, logged under {request_id.decode()}.")
+                fault = f"This is a fault in kbn, logged under {request_id.decode()}."
+                await _refuse(send_on, RefusedError(500, fault))
         finally:
-            status = facts.pop("status", status)
             if status >= 400:
                 self._metrics.refused(facts.get("model", ""), status)
                 facts["kind"] = kind_of(status)
@@ -86,18 +96,29 @@ class Middleware:
                 **facts,
             )
 
+    def _new_id(self) -> bytes:
+        """One that no other request to any server is likely to have."""
+        return f"{self._start}{next(self._count):08x}".encode()
+
     def _may_enter(self, path: str, headers: dict[bytes, bytes]) -> bool:
         if self._token is None or path == "/" or path.startswith(_OPEN):
             return True
         return hmac.compare_digest(headers.get(b"authorization", b""), self._token)
 
 
-async def _refuse(send: Send, status: int, message: str, challenge: bytes = b"") -> None:
-    body = orjson.dumps({"error": message})
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers += [(b"www-authenticate", challenge)] if challenge else []
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+async def _refuse(send: Send, refused: RefusedError) -> None:
+    body = orjson.dumps({"error": refused.message})
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **refused.headers}
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": refused.status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
+
+
+def _of_router(error: HTTPException, scope: Scope) -> RefusedError:
+    path = scope["path"][:100]
+    if error.status_code == 404:
+        return RefusedError(404, f"There is no {path!r}; GET /openapi.json describes what there is.")
+    return RefusedError(error.status_code, f"{scope['method']} is not what {path!r} takes.", dict(error.headers or {}))
 
 
 def _traceback(error: BaseException) -> str:

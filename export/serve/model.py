@@ -44,7 +44,8 @@ class Model:
             RefusedError: the model cannot compute these values, as an index outside a table (400), or memory is short (503).
         """
         try:
-            return [np.asarray(array) for array in self.session.run(names, dict(feeds), options)]
+            aligned = {name: np.require(array, requirements=["C", "A"]) for name, array in feeds.items()}
+            return [np.asarray(array) for array in self.session.run(names, aligned, options)]
         except UnicodeDecodeError:
             raise RefusedError(400, "The model's answer holds a string that is not UTF-8.") from None
         except Exception as error:  # onnxruntime's classes share no base but Exception

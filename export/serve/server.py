@@ -42,21 +42,22 @@ def serve(sources: Sequence[Path], settings: Settings) -> None:
         KbnError: a model cannot be served; the message says which and why.
     """
     find(sources)
-    listener = listen(settings)
-    server = Server(sources, settings, listener)
-    try:
-        server.config.load()
-    except OSError as error:  # ssl.SSLError is one
-        raise UsageError(
-            f"TLS cannot be set up: {error}. Give a certificate and its key, both PEM: --certfile, --keyfile."
-        ) from None
-    server.run(sockets=[listener])
+    with listen(settings) as listener:
+        server = Server(sources, settings, listener)
+        try:
+            server.config.load()
+        except OSError as error:  # ssl.SSLError is one
+            raise UsageError(
+                f"TLS cannot be set up: {error}. Give a certificate and its key, both PEM: --certfile, --keyfile."
+            ) from None
+        server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure
 
 
 def listen(settings: Settings) -> socket.socket:
     """A bound socket; raises UsageError where there is none to be had."""
+    listener = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -65,6 +66,8 @@ def listen(settings: Settings) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except (OSError, UnicodeError) as error:
+        if listener is not None:
+            listener.close()
         raise UsageError(
             f"{settings.host} port {settings.port} cannot be listened on: {error}. Choose others with --host and --port."
         ) from None

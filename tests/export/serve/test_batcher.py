@@ -8,6 +8,7 @@ import pytest
 
 from kbn.export.serve.batcher import Batcher
 from kbn.export.serve.refusal import RefusedError
+from serving import wait_until
 
 
 class HeldModel:
@@ -193,4 +194,4 @@ def test_a_retired_queue_answers_what_it_has():
         assert batcher.idle
 
     run(test)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("kbn-run") and not thread.daemon]
+    wait_until(lambda: not any(thread.name == "kbn-run" for thread in threading.enumerate()))
