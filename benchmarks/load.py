@@ -70,21 +70,24 @@ async def connected(port, message, count):
 
 async def closed_loop(port, message, clients, seconds):
     """Each client asks again as soon as it has its answer; the seconds that each answer took, after a warm-up."""
-    loop, taken = asyncio.get_running_loop(), []
-    started = time.perf_counter()
-    begin, end = started + seconds * 0.2, started + seconds * 1.2
+    loop, taken, asking = asyncio.get_running_loop(), [], clients
+    begin = time.perf_counter() + seconds * 0.2
+    end = begin + seconds
     finished = loop.create_future()
 
     def ask(client):
         asked = time.perf_counter()
 
         def done():
+            nonlocal asking
             now = time.perf_counter()
-            if asked >= begin:
+            if begin <= now < end:
                 taken.append(now - asked)
             if now < end:
                 ask(client)
-            elif not finished.done():
+                return
+            asking -= 1
+            if not asking:
                 finished.set_result(None)
 
         client.ask(done)
@@ -93,11 +96,9 @@ async def closed_loop(port, message, clients, seconds):
     for client in pool:
         ask(client)
     await finished
-    measured = time.perf_counter() - begin
-    await asyncio.sleep(0.2)  # the other answers
     for client in pool:
         client.transport.close()
-    return taken, len(taken) / measured
+    return taken, len(taken) / seconds
 
 
 async def open_loop(port, message, rate, seconds):

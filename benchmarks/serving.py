@@ -4,7 +4,8 @@
 
 Two CNNs are made and served: a small one, and one whose inference takes over 5 ms. FILEs are started and measured idle only.
 The generator of requests shares the cores with the server. Sides take turns within each round, on the same machine, and a ratio
-is taken within its round; shown is the median, in brackets the quartiles over the rounds.
+is taken within its round; shown is the median, in brackets the quartiles over the rounds. CPU is what the server's process used
+for a request: on a machine that others use, too, it tells more than the rate.
 
 Closed loop: so many clients, each asks again when it has its answer. Open loop: requests arrive at random at a fixed rate,
 whether or not earlier ones are answered, and time counts from when they were due.
@@ -13,6 +14,7 @@ whether or not earlier ones are answered, and time counts from when they were du
 import argparse
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,10 +23,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from alternating import console
 from load import Generator, request
 from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
 from rich.table import Table
+
+console = Console(width=150)
 
 CLIENTS = (1, 4, 16, 64)
 LOADS = (0.5, 0.9)  # of what the unbatched server answers per second
@@ -86,6 +90,12 @@ def resident(process):
     return int(text.partition("VmRSS:")[2].split()[0]) / 1024
 
 
+def cpu(process):
+    """Seconds of CPU that a process has used."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def spread(values, form="{:.2f}"):
     low, middle, high = (form.format(each) for each in np.percentile(values, (25, 50, 75)))
     return f"{middle} ({low} to {high})"
@@ -95,8 +105,8 @@ def measure(name, path, array, options, generate):
     """Both servers, side by side, in turns."""
     model = path.stem
     common = [path, "--threads", options.threads, "--log-level", options.log_level]
-    with serving(*common) as (batched, process, _), serving(*common, "--max-batch", 1) as (single, _, _):
-        sides = {"batched": batched, "unbatched": single}
+    with serving(*common) as (batched, process, _), serving(*common, "--max-batch", 1) as (single, other, _):
+        sides, processes = {"batched": batched, "unbatched": single}, {"batched": process, "unbatched": other}
         messages = {side: request("127.0.0.1", port, model, array) for side, port in sides.items()}
         found = {}
         for _ in range(options.rounds):
@@ -104,10 +114,12 @@ def measure(name, path, array, options, generate):
                 alone = generate("alone", path, array, options.threads, options.seconds)
                 found.setdefault(("alone", clients), []).append(alone)
                 for side, port in sides.items():
-                    result = generate("closed_loop", port, messages[side], clients, options.seconds)
-                    found.setdefault((side, clients), []).append(result)
+                    before = cpu(processes[side])
+                    times, rate = generate("closed_loop", port, messages[side], clients, options.seconds)
+                    spent = (cpu(processes[side]) - before) / (len(times) * 1.2) * 1e3
+                    found.setdefault((side, clients), []).append((times, rate, spent))
         show_closed(name, found)
-        capacity = np.median([rate for _, rate in found["unbatched", 16]])
+        capacity = np.median([rate for _, rate, _ in found["unbatched", 16]])
         opened = {}
         for _ in range(options.rounds):
             for load in LOADS:
@@ -120,34 +132,28 @@ def measure(name, path, array, options, generate):
 
 def show_closed(name, found):
     table = Table(title=f"{name}, closed loop", title_justify="left", box=None)
-    heads = [
-        "clients",
-        "requests/s",
-        "over unbatched",
-        "over onnxruntime alone",
-        "median, ms",
-        "99 %, ms",
-        "unbatched: median, 99 %",
-    ]
-    for head in heads:
+    heads = ["clients", "requests/s", "over unbatched", "over onnxruntime alone", "median, 99 %, ms", "unbatched"]
+    for head in [*heads, "CPU, ms per request", "unbatched"]:
         table.add_column(head, justify="right")
+    sides = ("alone", "batched", "unbatched")
     for clients in CLIENTS:
-        rates = {
-            side: np.array([rate for _, rate in found[side, clients]]) for side in ("alone", "batched", "unbatched")
-        }
-        times = {side: np.concatenate([each for each, _ in found[side, clients]]) * 1e3 for side in rates}
+        rates = {side: np.array([each[1] for each in found[side, clients]]) for side in sides}
+        times = {side: np.concatenate([each[0] for each in found[side, clients]]) * 1e3 for side in sides}
+        late = {side: f"{np.median(times[side]):.2f}, {np.percentile(times[side], 99):.1f}" for side in sides}
+        spent = {side: spread([each[2] for each in found[side, clients]]) for side in sides[1:]}
         table.add_row(
             str(clients),
             f"{np.median(rates['batched']):.0f}",
             spread(rates["batched"] / rates["unbatched"]),
             spread(rates["batched"] / rates["alone"]),
-            f"{np.median(times['batched']):.2f}",
-            f"{np.percentile(times['batched'], 99):.2f}",
-            f"{np.median(times['unbatched']):.2f}, {np.percentile(times['unbatched'], 99):.2f}",
+            late["batched"],
+            late["unbatched"],
+            spent["batched"],
+            spent["unbatched"],
         )
     console.print(table)
-    alone = [np.median(each) * 1e3 for each, _ in found["alone", 1]]
-    served = [np.median(each) * 1e3 for each, _ in found["batched", 1]]
+    alone = [np.median(each[0]) * 1e3 for each in found["alone", 1]]
+    served = [np.median(each[0]) * 1e3 for each in found["batched", 1]]
     console.print(
         f"onnxruntime alone: median {spread(alone, '{:.3f}')} ms. A single client's median above that: "
         f"{spread(np.array(served) - alone, '{:.3f}')} ms."
@@ -195,7 +201,7 @@ def main():
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Generator() as generate:
         small, large = Path(folder, "small.onnx"), Path(folder, "large.onnx")
-        images = {small: cnn(small, 32, 16, 4), large: cnn(large, 112, 64, 7)}
+        images = {small: cnn(small, 32, 32, 4), large: cnn(large, 112, 64, 7)}
         for path, name in ((small, "Small CNN, 32 px"), (large, "CNN, 112 px")):
             measure(name, path, images[path], options, generate)
         starts([small, *options.files], options.rounds)

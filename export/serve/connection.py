@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from .scope import DISCONNECTED
 from .settings import Settings
 
 LARGEST_HEAD = 64 * 1024  # bytes of the request line and the headers
@@ -58,6 +59,7 @@ class Connection(HttpToolsProtocol):
         self._since: float | None = time.monotonic()  # when the request that is being received began
         self._received = 0  # bytes of it
         self._head = 0
+        self._when_lost: list[Callable[[], Any]] = []
         self._refusal = (400, "This is no HTTP request.")
         self._told = False
         self._sending: tuple[float, int] | None = None  # since when bytes wait to be taken, and the most that did
@@ -82,6 +84,18 @@ class Connection(HttpToolsProtocol):
         self._head = 0
         if self._since is None:
             self._since, self._received = time.monotonic(), 0
+
+        self.scope["extensions"] = {DISCONNECTED: {"call": self._call_when_lost}}
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for call in list(self._when_lost):
+            call()
+
+    def _call_when_lost(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        """Has `call` called when the client has gone, until what this returns is called."""
+        self._when_lost.append(call)
+        return lambda: self._when_lost.remove(call)
 
     def on_url(self, url: bytes) -> None:
         self._count_head(len(url))

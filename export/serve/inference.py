@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import orjson
@@ -15,12 +15,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .bodies import read_body
-from .middleware import FACTS
 from .plain_answer import plain_answer
 from .plain_input import parse_range, read_input
 from .protocol import HEADER_LENGTH, answer, parse
 from .refusal import RefusedError
 from .registry import Registry
+from .scope import DISCONNECTED, FACTS
 from .served import Served
 from .settings import Settings
 
@@ -92,16 +92,17 @@ class Inference:
         """The outputs by name; what is no longer wanted is not run."""
         limit = self._settings.timeout
         future = served.batcher.submit(feeds, min(limit, timeout or limit))
-        watch = asyncio.get_running_loop().create_task(_cancel_with_client(request, future))
+        unwatch = _cancel_with_client(request, future)
         try:
             arrays = await future
         except asyncio.CancelledError:
-            if watch.done():
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():
                 raise RefusedError(499, "The client has gone.") from None
             raise RefusedError(503, "The server is being stopped.") from None
         finally:
             future.cancel()
-            watch.cancel()
+            unwatch()
         return {port.name: array for port, array in zip(served.model.outputs, arrays, strict=True)}
 
     def _count(self, served: Served, started: float) -> None:
@@ -116,10 +117,17 @@ class Inference:
         return next(iter(names), "")
 
 
-async def _cancel_with_client(request: Request, future: asyncio.Future[Any]) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    future.cancel()
+def _cancel_with_client(request: Request, future: asyncio.Future[Any]) -> Callable[[], Any]:
+    """Cancels the future when the client has gone, until what this returns is called."""
+    if extension := request.scope.get("extensions", {}).get(DISCONNECTED):
+        return extension["call"](future.cancel)
+
+    async def watch() -> None:  # in other servers than kbn's
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        future.cancel()
+
+    return asyncio.get_running_loop().create_task(watch()).cancel
 
 
 async def _files(request: Request, body: bytes) -> dict[str, bytes]:

@@ -17,8 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .logs import log
 from .metrics import Metrics
 from .refusal import RefusedError, kind_of
-
-FACTS = "kbn.facts"  # in the scope: what a handler knows of its request, for the log
+from .scope import FACTS
 
 _ID = re.compile(rb"[\w.:-]{1,64}")
 _OPEN = ("/v2/health/", "/page.js")  # what needs no token: probes have none, nor has the page, which holds no data

@@ -94,6 +94,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 build(self.registry, self._metrics, settings, lambda: self._draining),
                 http=connection_class(settings),
+                loop="asyncio",
                 ws="none",
                 lifespan="off",
                 log_config=None,

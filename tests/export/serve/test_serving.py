@@ -8,8 +8,10 @@ import threading
 
 import numpy as np
 import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from kbn.export.errors import BrokenModelError, UsageError
+from kbn.export.serve import server
 from serving import TURNS, read_answer, request, rows_request, serving, wait_until, weights, write, write_rows
 
 X = np.ones((1, 4), np.float32)
@@ -65,6 +67,18 @@ def test_a_client_that_leaves_is_not_waited_for(turns):
         wait_until(lambda: not busy(address))  # though its run would take years
         assert address.post("/v2/models/turns/infer", ONCE)[0] == 200
         wait_until(lambda: address.metric('kbn_errors_total{kind="client_gone",model="turns"}') == 1)
+
+
+def test_the_application_runs_in_another_server_than_kbns(turns, monkeypatch):
+    # uvicorn's own connections, which know nothing of kbn's extension of the ASGI scope.
+    monkeypatch.setattr(server, "connection_class", lambda _: HttpToolsProtocol)
+    with serving(turns) as address:
+        connection = address.connect()
+        connection.sendall(LONG)
+        wait_until(lambda: busy(address))
+        connection.close()
+        wait_until(lambda: not busy(address))
+        assert address.post("/v2/models/turns/infer", ONCE)[1]["outputs"][0]["data"] == [1.0]
 
 
 def test_a_token_guards_all_but_health_and_the_empty_page(tmp_path):
