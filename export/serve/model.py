@@ -70,8 +70,8 @@ def load(path: Path, threads: int) -> Model:
     """
     file, content = verify(path)
     try:
-        # Memory plans are kept for each shape ever seen, and strangers choose the shapes.
-        opened = session(content or path, threads=threads, entries=_ENTRIES, memory_pattern=False)
+        # Strangers choose the shapes: what a large one took must not stay taken.
+        opened = session(content or path, threads=threads, entries=_ENTRIES, keep_memory=False)
     except Exception as error:
         raise BrokenModelError(
             f"{path}: onnxruntime cannot load it: {reason(error)}. ONNX checker: {file.checker}."

@@ -213,6 +213,25 @@ def test_exit_codes(tmp_path, run):
             assert "Traceback" not in shown
 
 
+@pytest.mark.parametrize(
+    ("missing", "command", "extra"), [("uvicorn", "serve", "serve"), ("onnxruntime", "bench", "export")]
+)
+def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch, capsys, missing, command, extra):
+    path = write_rows(tmp_path / "rows.onnx")
+    for name in [
+        name
+        for name in sys.modules
+        if name.startswith(("kbn.export.serve", "kbn.export.latency", "kbn.export.bench", "kbn.export.sessions"))
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setattr(sys, "argv", ["kbn", command, str(path)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert f"needs {missing}, which is not installed: pip install 'kbn[{extra}]'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["", "short", "0123456789abcde\xff", "0123456789 abcdef"])
 def test_a_token_that_is_none_is_told(tmp_path, text, monkeypatch):
     (tmp_path / "token").write_text(text, encoding="utf-8")
