@@ -16,7 +16,7 @@ from ..sessions import session
 from ..wording import quote, reason
 from .ports import Port, ports_of
 from .refusal import RefusedError
-from .verifying import VerifiedFile, verify
+from .verifying import VerifiedFile, check_unchanged, verify
 
 Array = NDArray[Any]
 
@@ -68,14 +68,15 @@ def load(path: Path, threads: int) -> Model:
         BrokenModelError: it holds no model, or none that onnxruntime can load.
         UnsupportedError: its inputs or outputs are no tensors that the protocol has.
     """
-    file, content = verify(path)
+    file = verify(path)
     try:
         # Strangers choose the shapes: what a large one took must not stay taken.
-        opened = session(content or path, threads=threads, entries=_ENTRIES, keep_memory=False)
+        opened = session(path, threads=threads, entries=_ENTRIES, keep_memory=False)
     except Exception as error:
         raise BrokenModelError(
             f"{path}: onnxruntime cannot load it: {reason(error)}. ONNX checker: {file.checker}."
         ) from None
+    check_unchanged(file)
     values = opened.get_inputs()
     inputs, outputs = ports_of(values, path), ports_of(opened.get_outputs(), path)
     if unknown := [value.name for value in values if not value.shape and value.name not in file.scalars]:

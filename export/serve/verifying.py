@@ -1,7 +1,4 @@
-"""What is looked at in an ONNX file before onnxruntime opens it, and what the file says of itself.
-
-A file without external data is read once: the bytes that were hashed and checked are those that run.
-"""
+"""What is looked at in an ONNX file before onnxruntime opens it, and what the file says of itself."""
 
 from __future__ import annotations
 
@@ -62,8 +59,8 @@ class ExportCheck:
         }[self.verdict]
 
 
-def verify(path: Path) -> tuple[VerifiedFile, bytes | None]:
-    """Reads a file and looks into it; also its bytes, or None where weights lie beside it, which are read from there.
+def verify(path: Path) -> VerifiedFile:
+    """Reads a file and looks into it.
 
     Raises:
         UsageError: there is no such file, or it may not be read.
@@ -82,7 +79,7 @@ def verify(path: Path) -> tuple[VerifiedFile, bytes | None]:
         raise BrokenModelError(f"{path}: this is no ONNX model: {reason(error)}. {_ADVICE}") from None
     beside = check_external_data(proto, path)
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    verified = VerifiedFile(
+    return VerifiedFile(
         path=path,
         sha256=hashlib.sha256(content).hexdigest(),
         weights_sha256={each.name: _sha256(each) for each in beside},
@@ -92,7 +89,13 @@ def verify(path: Path) -> tuple[VerifiedFile, bytes | None]:
         scalars=frozenset(value.name for value in proto.graph.input if _is_scalar(value.type.tensor_type)),
         labels=_read_labels(metadata.get(LABELS_KEY)),
     )
-    return verified, None if beside else content
+
+
+def check_unchanged(file: VerifiedFile) -> None:
+    """Raises BrokenModelError where the file, or the weights beside it, are no longer those that were verified."""
+    found = {name: _sha256(file.path.parent / name) for name in (file.path.name, *file.weights_sha256)}
+    if found != {file.path.name: file.sha256, **file.weights_sha256}:
+        raise BrokenModelError(f"{file.path} was changed while it was being loaded. Load it once it is whole.")
 
 
 def check_external_data(proto: onnx.ModelProto, path: Path) -> list[Path]:
@@ -168,5 +171,8 @@ def _run_checker(model: bytes | str) -> str:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BrokenModelError(f"{path} cannot be read: {error.strerror}. Copy it anew.") from None

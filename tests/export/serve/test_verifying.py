@@ -8,7 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
+from kbn.export import sessions
 from kbn.export.errors import BrokenModelError, UnsafeModelError, UnsupportedError, UsageError
+from kbn.export.serve import model
 from kbn.export.serve.model import load
 from kbn.export.serve.verifying import read_check, verify
 from serving import weights, write, write_rows
@@ -34,9 +36,8 @@ def external(folder, location="m.onnx.data", size=None):
 def test_a_sound_file_is_hashed_and_checked(tmp_path):
     metadata = {"kbn.check": json.dumps(MEASURED), "kbn.labels": '["a", "b", "c"]'}
     path = write_rows(tmp_path / "m.onnx", metadata=metadata)
-    file, content = verify(path)
-    assert content == path.read_bytes()
-    assert file.sha256 == hashlib.sha256(content).hexdigest()
+    file = verify(path)
+    assert file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (file.check.verdict, file.checker, file.labels) == ("passed", "passed", ("a", "b", "c"))
     assert file.check.errors == [{"output": "y", "inputs": "seeded", **MEASURED["y"]["seeded"]}]
 
@@ -77,16 +78,30 @@ def test_what_the_checker_finds_is_told_and_what_onnxruntime_refuses_is_broken(t
     proto = onnx.load(write_rows(tmp_path / "m.onnx"))
     proto.graph.node[0].op_type = "Mat"
     (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
-    assert "Mat" in verify(tmp_path / "m.onnx")[0].checker
+    assert "Mat" in verify(tmp_path / "m.onnx").checker
     with pytest.raises(BrokenModelError, match="onnxruntime cannot load it"):
         load(tmp_path / "m.onnx", 1)
 
 
 def test_weights_beside_the_file_are_read_and_hashed(tmp_path):
-    model = load(external(tmp_path), 1)
-    assert model.file.weights_sha256 == {"m.onnx.data": hashlib.sha256(weights().tobytes()).hexdigest()}
+    served = load(external(tmp_path), 1)
+    assert served.file.weights_sha256 == {"m.onnx.data": hashlib.sha256(weights().tobytes()).hexdigest()}
     x = np.ones((2, 4), np.float32)
-    np.testing.assert_allclose(model.run({"x": x})[0], x @ weights(), rtol=1e-6)
+    np.testing.assert_allclose(served.run({"x": x})[0], x @ weights(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["m.onnx.data", "m.onnx"])
+def test_what_changes_while_it_is_loaded_is_not_served(name, tmp_path, monkeypatch):
+    path = external(tmp_path)
+
+    def session(*arguments, **options):
+        opened = sessions.session(*arguments, **options)
+        (tmp_path / name).write_bytes(b"another")
+        return opened
+
+    monkeypatch.setattr(model, "session", session)
+    with pytest.raises(BrokenModelError, match="changed while"):
+        load(path, 1)
 
 
 @pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "folder/data", "", ".", "..", "a\\b"])
