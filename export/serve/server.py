@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import signal
 import socket
 import threading
@@ -112,6 +113,10 @@ class Server(uvicorn.Server):
         host, port = self.address
         scheme = "https" if self._settings.certfile else "http"
         log("listening", "info", url=f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/")
+        if not ipaddress.ip_address(host).is_loopback and self._settings.token is None:
+            log(
+                "open", "warning", reason="Everyone who reaches this address may use it; --token-file asks for a token."
+            )
         self._do(self._load())
 
     async def on_tick(self, counter: int) -> bool:

@@ -173,6 +173,15 @@ def test_tls_and_a_token(tmp_path):
                 assert read_answer(connection)[0] == expected
 
 
+def test_an_address_that_others_reach_is_warned_of(tmp_path):
+    path = write_rows(tmp_path / "rows.onnx")
+    with process(path, "--host", "0.0.0.0") as served:
+        assert "--token-file" in served.events("open")[0]["reason"]
+    with process(path) as served:
+        assert served.events("listening")[0]["url"].startswith("http://127.0.0.1:")
+        assert not served.events("open")
+
+
 @pytest.fixture
 def run(monkeypatch, capsys):
     """The command inside this process: its exit code and what it wrote to stderr."""

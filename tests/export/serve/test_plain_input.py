@@ -8,6 +8,8 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from kbn.export.serve.plain_input import image_axes, parse_range, read_input
@@ -211,3 +213,30 @@ def test_what_cannot_be_predicted_is_told(server, path, body, headers, status, w
 def test_one_model_needs_no_name(tmp_path):
     with serving(write_rows(tmp_path / "rows.onnx")) as address:
         assert address.post("/predict", npy(np.ones((1, 4))))[1]["model_name"] == "rows"
+
+
+PIECES = [
+    b"--edge",
+    b"--",
+    b"\r\n",
+    b"\r\n\r\n",
+    b"Content-Disposition: form-data; name=image",
+    b'; filename="f"',
+    b"\x93NUMPY\x01\0v\0",
+]
+PIECES += [
+    b"Content-Disposition",
+    b"Content-Type: a",
+    b"Content-Transfer-Encoding: base64",
+    encoded(RED),
+    encoded(RED)[:60],
+    b"\xff",
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(pieces=st.lists(st.sampled_from(PIECES) | st.binary(max_size=5), max_size=12), whole=st.booleans())
+def test_any_form_is_answered_or_refused(server, pieces, whole):
+    status, answer = server.post("/predict/mean", b"".join(pieces), **({} if whole else FORM))
+    assert status in (200, 400, 413)
+    assert ("outputs" in answer) if status == 200 else set(answer) == {"error"}

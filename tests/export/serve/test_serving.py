@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import shutil
 import threading
@@ -11,7 +12,7 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from kbn.export.errors import BrokenModelError, UsageError
-from kbn.export.serve import server
+from kbn.export.serve import inference, logs, server
 from serving import TURNS, read_answer, request, rows_request, serving, wait_until, weights, write, write_rows
 
 X = np.ones((1, 4), np.float32)
@@ -92,6 +93,23 @@ def test_a_token_guards_all_but_health_and_the_empty_page(tmp_path):
         assert address.get("/v2/health/live")[0] == address.get("/v2/health/ready")[0] == 200
         assert address.raw(request("GET", "/", None))[0] == 200
         assert b"rows" not in address.raw(request("GET", "/", None))[2]
+
+
+def test_a_fault_of_the_servers_own_is_told_without_its_traceback(tmp_path, monkeypatch):
+    def broken(*_arguments):
+        raise ZeroDivisionError("a secret")
+
+    lines = io.StringIO()
+    with serving(write_rows(tmp_path / "rows.onnx")) as address:
+        monkeypatch.setattr(inference, "answer", broken)
+        monkeypatch.setattr(logs._Log, "stream", lines)
+        monkeypatch.setattr(logs._Log, "threshold", 0)
+        status, answer = address.post(PATH, rows_request(X), X_Request_Id="mine")
+        assert (status, answer) == (500, {"error": "This is a fault in kbn, logged under mine."})
+        assert address.metric('kbn_errors_total{kind="internal",model="rows"}') == 1
+    fault = next(line for line in map(json.loads, lines.getvalue().splitlines()) if line["event"] == "fault")
+    assert fault["request"] == "mine"
+    assert "a secret" in fault["traceback"]
 
 
 def test_request_ids_are_kept_or_made(tmp_path):
