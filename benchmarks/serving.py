@@ -104,7 +104,7 @@ def spread(values, form="{:.2f}"):
 def measure(name, path, array, options, generate):
     """Both servers, side by side, in turns."""
     model = path.stem
-    common = [path, "--threads", options.threads, "--log-level", options.log_level]
+    common = [path, "--threads", options.threads]
     with serving(*common) as (batched, process, _), serving(*common, "--max-batch", 1) as (single, other, _):
         sides, processes = {"batched": batched, "unbatched": single}, {"batched": process, "unbatched": other}
         messages = {side: request("127.0.0.1", port, model, array) for side, port in sides.items()}
@@ -197,7 +197,6 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.5, help="of each window")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--log-level", default="info", help="of the servers, whose logs go to a file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Generator() as generate:
         small, large = Path(folder, "small.onnx"), Path(folder, "large.onnx")

@@ -16,7 +16,7 @@ def session(
     threads: int = 0,
     weights_folder: Path | None = None,
     entries: dict[str, str] | None = None,
-    keep_memory: bool = True,
+    memory_pattern: bool = True,
 ) -> Any:
     """An InferenceSession that says nothing on the terminal but what is fatal; all else comes back as an exception.
 
@@ -26,7 +26,7 @@ def session(
         threads: inside an operator; 0 leaves the number to onnxruntime.
         weights_folder: where weights that lie beside the file are, for bytes.
         entries: further session configuration.
-        keep_memory: whether onnxruntime keeps the memory of a run for the next, and a plan of it for each shape it has seen.
+        memory_pattern: whether onnxruntime keeps a memory plan for each shape of inputs it has seen.
 
     Raises whatever onnxruntime raises: its errors have no common base but Exception.
     """
@@ -34,7 +34,7 @@ def session(
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
-    options.enable_mem_pattern = options.enable_cpu_mem_arena = keep_memory
+    options.enable_mem_pattern = memory_pattern
     if weights_folder is not None:
         entries = {"session.model_external_initializers_file_folder_path": str(weights_folder), **(entries or {})}
     for key, value in (entries or {}).items():

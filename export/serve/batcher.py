@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
@@ -53,7 +53,7 @@ class _Pending:
 @dataclass(eq=False)
 class _Run:
     requests: list[_Pending]
-    options: Any = field(default_factory=run_options)
+    options: Any
 
     def stop_if_unwanted(self, _future: Any) -> None:
         if all(each.future.done() for each in self.requests):
@@ -136,7 +136,8 @@ class Batcher:
         if self._running is not None:
             return
         if requests := self._take():
-            self._running = run = _Run(requests)
+            size = sum(array.nbytes for each in requests for array in each.feeds.values())
+            self._running = run = _Run(requests, run_options(size))
             for each in requests:
                 each.future.add_done_callback(run.stop_if_unwanted)
             self._jobs.put((run, loop))

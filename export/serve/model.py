@@ -20,6 +20,8 @@ from .verifying import VerifiedFile, check_unchanged, verify
 
 Array = NDArray[Any]
 
+_LARGE = 16 * 1024 * 1024
+
 # Idle threads that spin burn a core at 20 requests per second; they sleep instead.
 _ENTRIES = {"session.intra_op.allow_spinning": "0"}
 
@@ -55,9 +57,13 @@ class Model:
             raise RefusedError(400, f"The model cannot compute this input: {message}.") from None
 
 
-def run_options() -> Any:
-    """Options of one run; setting their `terminate` ends it early."""
-    return onnxruntime.RunOptions()
+def run_options(size: int) -> Any:
+    """Options of one run; setting their `terminate` ends it early. After one with inputs of `size` bytes that are many, what
+    onnxruntime took for it is given back: it would keep it for ever."""
+    options = onnxruntime.RunOptions()
+    if size > _LARGE:
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def load(path: Path, threads: int) -> Model:
@@ -70,8 +76,8 @@ def load(path: Path, threads: int) -> Model:
     """
     file = verify(path)
     try:
-        # Strangers choose the shapes: what a large one took must not stay taken.
-        opened = session(path, threads=threads, entries=_ENTRIES, keep_memory=False)
+        # Memory plans are kept for each shape ever seen, and strangers choose the shapes.
+        opened = session(path, threads=threads, entries=_ENTRIES, memory_pattern=False)
     except Exception as error:
         raise BrokenModelError(
             f"{path}: onnxruntime cannot load it: {reason(error)}. ONNX checker: {file.checker}."

@@ -6,6 +6,7 @@ such as those with dynamic quantisation, whose scale is the batch's; these are f
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .datatypes import BYTES
-from .model import Model
+from .model import Model, run_options
 from .ports import FREE, Port
 from .refusal import RefusedError
 
@@ -42,11 +43,11 @@ class WarmUp:
 
 def warm_up(model: Model, largest: int) -> WarmUp:
     """Runs the model on random inputs; `largest` is the number of examples that would be merged at most."""
-    random = np.random.default_rng(0)
+    random, sparing = np.random.default_rng(0), run_options(sys.maxsize)
     for size in _SIZES:
         quiet = {port.name: _drawn(port, size, random, 0) for port in model.inputs}
         try:
-            first = model.run(quiet)
+            first = model.run(quiet, None, sparing)
         except RefusedError as refusal:
             failure = refusal.message
             continue
@@ -57,13 +58,14 @@ def warm_up(model: Model, largest: int) -> WarmUp:
 
 
 def _why_apart(model: Model, quiet: dict[str, Array], loud: dict[str, Array], first: list[Array], largest: int) -> str:
+    sparing = run_options(sys.maxsize)
     if largest < 2:
         return "the largest batch is 1"
     if fixed := [port.name for port in model.inputs if not port.has_free_batch]:
         return f"the first axis of input {fixed[0]!r} is fixed"
     try:
-        second = model.run(loud)
-        both = model.run({name: np.concatenate([quiet[name], loud[name]]) for name in quiet})
+        second = model.run(loud, None, sparing)
+        both = model.run({name: np.concatenate([quiet[name], loud[name]]) for name in quiet}, None, sparing)
     except RefusedError as refusal:
         return f"a batch of 2 does not run ({refusal.message})"
     for port, one, other, merged in zip(model.outputs, first, second, both, strict=True):
