@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .errors import BrokenModelError
 from .file_inputs import FileInputs, converted
+from .onnx_opening import open_onnx
 from .sessions import session
 from .wording import quote, reason
 
@@ -23,6 +24,7 @@ class Runner:
 
     def __init__(self, path: Path, threads: int) -> None:
         self.path = path
+        open_onnx(path, weights=False)
         with self._told("Write it anew, and any file of weights beside it"):
             # The threads of the file that ran last would spin on the cores of the one that runs now, for up to a second.
             self._session = session(path, threads=threads, entries={"session.force_spinning_stop": "1"})

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from .charts import Chart
 from .check_charts import drift, error_histograms, own_errors
 from .fold_report import FoldReport
-from .layer_check import LayerCheck
+from .layer_check import ROUNDED_ONCE, LayerCheck, weight_fault
 from .output_check import KERAS_AND_FILE, TWO_FILES, OutputCheck, Sides
 from .report import Headline, Report, Table
 from .verdict import ATOL, FACTOR, RTOL
@@ -25,6 +25,8 @@ class CheckReport(Report):
         skipped: the seeded inputs that the model does not take, with the reason.
         layers: the drift of each layer; empty unless it was asked for.
         with_layers: whether it was.
+        weights: by layer how far its weights in the file are from the folded ones, in units in the last place; of those layers,
+            whether called once or more often, of which that is known.
         sides: what the two are called.
         model, file: the name of the Keras model, or the path of A; the path of the file.
         fold: how the file was folded, by its metadata; None for a file that does not say so, and unless layers were asked for.
@@ -36,6 +38,7 @@ class CheckReport(Report):
     skipped: dict[str, str] = field(default_factory=dict)
     layers: list[LayerCheck] = field(default_factory=list)
     with_layers: bool = False
+    weights: dict[str, float] = field(default_factory=dict)
     sides: Sides = KERAS_AND_FILE
     model: str = ""
     file: str = ""
@@ -43,8 +46,9 @@ class CheckReport(Report):
 
     @property
     def passed(self) -> bool:
-        """The verdict: whether every output passed, and rounding explains every layer that was measured."""
-        return all(output.passed for output in self.outputs) and all(layer.explained for layer in self.layers)
+        """The verdict: whether every output passed, and rounding explains every layer and weight that was measured."""
+        explained = all(layer.explained for layer in self.layers) and not self._wrong_weights()
+        return all(output.passed for output in self.outputs) and explained
 
     @property
     def first_drifting(self) -> LayerCheck | None:
@@ -54,7 +58,14 @@ class CheckReport(Report):
     def faults(self) -> list[str]:
         """Each thing that fails, with the output's name before it."""
         found = [f"{output.output}: {fault}" for output in self.outputs for fault in output.faults]
-        return found + [f"{layer.layer}: {fault}" for layer in self.layers for fault in layer.faults()]
+        found += [f"{layer.layer}: {fault}" for layer in self.layers for fault in layer.faults()]
+        told = {layer.layer for layer in self.layers}
+        return found + [
+            f"{layer}: {weight_fault(units)}" for layer, units in self._wrong_weights().items() if layer not in told
+        ]
+
+    def _wrong_weights(self) -> dict[str, float]:
+        return {layer: units for layer, units in self.weights.items() if units > ROUNDED_ONCE}
 
     def headline(self) -> Headline:
         title = f"{Path(self.file).name} against {Path(self.model).name}"
@@ -122,6 +133,9 @@ class CheckReport(Report):
         )
         if any(layer.local for layer in self.layers):
             note += " Own error: what the layer makes of its own input; rounding: what that explains at most."
+        if self.weights:
+            right = len(self.weights) - len(self._wrong_weights())
+            note += f" Weights: in {right} of {len(self.weights)} layers those of the fold, rounded once."
         if not self.layers:
             note = (
                 "No tensor of floats has the same name and shape in both files."
@@ -145,5 +159,6 @@ class CheckReport(Report):
             "outputs": [output.to_dict() for output in self.outputs],
             "faults": self.faults(),
             "layers": [layer.to_dict() for layer in self.layers] if self.with_layers else None,
+            "weights": self.weights if self.with_layers else None,
             "fold": self.fold.to_dict() if self.fold else None,
         }

@@ -71,7 +71,7 @@ def main() -> None:
             "MemoryError",
         )
     except _Interrupted:
-        _fail("Interrupted; what was at the output path is unchanged.", 130, "Interrupted")
+        _fail("Interrupted; an output that was not finished is as it was before.", 130, "Interrupted")
     except Exception as error:
         if os.environ.get("KBN_DEBUG"):
             traceback.print_exc()

@@ -33,9 +33,10 @@ def metadata(source: Path | None, report: FoldReport, layout: str | None) -> dic
 
 
 def folds_of(report: FoldReport) -> dict[str, str]:
-    """What was folded into what, and what was kept."""
+    """What was folded into what, in which way, and what was kept."""
     return {
         "kbn.folds": json.dumps({row.layer: list(row.into) for row in report.rows if row.into}),
+        "kbn.ways": json.dumps({row.layer: row.rule for row in report.rows if row.into}),
         "kbn.kept": json.dumps([row.layer for row in report.rows if row.decision == "kept"]),
     }
 

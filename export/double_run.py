@@ -18,7 +18,8 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from .double_graph import in_double
-from .errors import BrokenModelError, UnsupportedError
+from .errors import UnsupportedError
+from .onnx_opening import open_onnx
 from .window_operators import AveragePool, Conv, MaxPool
 from .wording import quote, reason
 
@@ -39,10 +40,7 @@ class DoubleRun:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
-            model = onnx.load(path)
-        except Exception as error:  # protobuf's, onnx', the file system's
-            raise BrokenModelError(f"{quote(str(path))} cannot be read as an ONNX model: {reason(error)}.") from error
+        model = open_onnx(path)
         self._check_operators(model)
         self.graph = model.graph
         self._inputs = [each.name for each in _given(model.graph)]

@@ -8,8 +8,8 @@ the layer makes of its own input (local_error.py). The first layer beyond its bo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -30,11 +30,12 @@ from .folding import fold
 from .layer_check import LayerCheck
 from .local_error import input_of, local_error, measurable
 from .model_ports import pack_inputs
+from .onnx_opening import open_onnx
 from .precision import in_precision
 from .reading import read
 from .rounding_bound import has_bound
-from .runtime import Runtime
-from .stored_weights import weight_error
+from .runtime import inside
+from .stored_weights import weight_error, weight_errors
 from .verdict import Errors, difference, largest
 
 Array = NDArray[Any]
@@ -46,34 +47,49 @@ _LINEAR |= {"Pad", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 _FLOAT = onnx.TensorProto.FLOAT
 
 
-def layer_drift(model: keras.Model, path: Path, sample: Sample) -> tuple[list[LayerCheck], FoldReport | None]:
-    """The layers that can be found in the file, in the order in which they run; and how the file was folded.
+@dataclass(frozen=True)
+class LayerDrift:
+    """What was found inside a file.
+
+    Attributes:
+        layers: those that the model calls once and whose output is a tensor of the file, in the order in which they run; none
+            in a file that kbn did not name.
+        fold: how the file was folded; None where its metadata do not tell of this very fold. Then nothing is known of what a
+            layer of the file should do, and of its weights.
+        weights: by layer how far its stored weights are from the exact ones, in units in the last place.
+    """
+
+    layers: list[LayerCheck]
+    fold: FoldReport | None
+    weights: dict[str, float]
+
+
+def layer_drift(model: keras.Model, path: Path, sample: Sample) -> LayerDrift:
+    """Measures the layers of a file.
 
     Args:
         model: the original model.
-        path: the file.
+        path: the file, which a `Runtime` has opened.
         sample: the inputs to compare on.
-
-    Returns:
-        One entry per layer that the model calls once and whose output is a tensor of the file; none in a file that kbn did
-        not name. The report of the fold is None where the file's metadata do not tell of this very fold.
     """
-    exact, single, as_in_file = _folded(model, path)
+    proto = open_onnx(path, weights=False)
+    exact, single, report = _folded(model, proto)
     truths, computed = _layer_outputs(exact, sample), _layer_outputs(single, sample)
-    nodes = {layer: found for layer, found in _nodes_by_layer(path, exact).items() if layer in truths}
-    if not nodes:
-        return [], as_in_file
-    linear = {layer: before for layer, found in nodes.items() if (before := _before_activation(found))}
-    tensors = {layer: found[-1].output[0] for layer, found in nodes.items()}
-    names = list(dict.fromkeys([*tensors.values(), *(found[-1].output[0] for found in linear.values())]))
-    found = dict(zip(names, _tensor_values(path, names, sample), strict=True))
+    owned = _nodes_by_layer(proto, exact)
+    linear = {layer: before for layer, nodes in owned.items() if (before := _before_activation(nodes))}
+    weights = _weights(exact, linear, proto, path) if report else {}
+    tensors = {layer: nodes[-1].output[0] for layer, nodes in owned.items() if layer in truths}
+    if not tensors:
+        return LayerDrift([], report, weights)
+    sums = {layer: linear[layer][-1].output[0] for layer in tensors if layer in linear}
+    names = list(dict.fromkeys([*tensors.values(), *sums.values()]))
+    found = dict(zip(names, inside(path, names).run(sample.arrays)[0], strict=True))
     values = {
         layer: value
         for layer, truth in truths.items()
         if layer in tensors and (value := _in_layout_of(truth, found[tensors[layer]])) is not None
     }
     given = {tensor._keras_history.operation.name: x for tensor, x in zip(exact.inputs, sample.arrays, strict=True)}
-    stored = _initializers(path)
     checks = []
     for name, value in values.items():
         truth, layer = truths[name], exact.get_layer(name)
@@ -83,26 +99,30 @@ def layer_drift(model: keras.Model, path: Path, sample: Sample) -> tuple[list[La
         if not np.isfinite(value).all():
             errors = replace(errors, file_error=float("inf"))
         local = None
-        if (
-            as_in_file
-            and name in linear
-            and measurable(layer)
-            and (x := input_of(layer, {**given, **values})) is not None
-        ):
-            local = local_error(layer, x, partial(_in_layout_of, value=found[linear[name][-1].output[0]]))
-        weights = None
-        if as_in_file and name in linear and has_bound(layer):
-            weights = weight_error(
-                layer, [stored[each] for node in linear[name] for each in node.input if each in stored]
-            )
-        checks.append(LayerCheck(name, type(layer).__name__, tensors[name], errors, local, weights))
-    return checks, as_in_file
+        if report and name in sums and measurable(layer) and (x := input_of(layer, {**given, **values})) is not None:
+            local = local_error(layer, x, partial(_in_layout_of, value=found[sums[name]]))
+        checks.append(LayerCheck(name, type(layer).__name__, tensors[name], errors, local, weights.get(name)))
+    return LayerDrift(checks, report, weights)
 
 
-def _folded(model: keras.Model, path: Path) -> tuple[keras.Model, keras.Model, FoldReport | None]:
+def _weights(
+    exact: keras.Model, linear: Mapping[str, Sequence[onnx.NodeProto]], proto: onnx.ModelProto, path: Path
+) -> dict[str, float]:
+    """By layer how far the stored weights are off: those that bear a weight's name, and those that the layer's nodes read."""
+    stored = {tensor.name: numpy_helper.to_array(tensor, str(path.parent)) for tensor in proto.graph.initializer}
+    found = weight_errors(exact, stored)
+    for layer in exact.layers:
+        if layer.name in linear and has_bound(layer):
+            read_here = [stored[name] for node in linear[layer.name] for name in node.input if name in stored]
+            if (error := weight_error(layer, read_here)) is not None:
+                found[layer.name] = max(error, found.get(layer.name, 0.0))
+    return found
+
+
+def _folded(model: keras.Model, proto: onnx.ModelProto) -> tuple[keras.Model, keras.Model, FoldReport | None]:
     """The model folded in float64 and in float32; and how, None where the file does not say that it was folded so."""
     double, single = in_precision(model, "float64"), in_precision(model, "float32")
-    says = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+    says = {entry.key: entry.value for entry in proto.metadata_props}
     for ones_channel in (True, False):
         exact, report = fold(double, ones_channel=ones_channel)
         if folds_of(report).items() <= says.items():
@@ -123,9 +143,9 @@ def _layer_outputs(model: keras.Model, sample: Sample) -> dict[str, Array]:
     }
 
 
-def _nodes_by_layer(path: Path, model: keras.Model) -> dict[str, list[onnx.NodeProto]]:
+def _nodes_by_layer(proto: onnx.ModelProto, model: keras.Model) -> dict[str, list[onnx.NodeProto]]:
     """The nodes of each layer that make numbers, in the order in which they run; shapes that are worked out are left out."""
-    proto = onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False))
+    proto = onnx.shape_inference.infer_shapes(proto)
     kinds = {value.name: value.type.tensor_type.elem_type for value in proto.graph.value_info}
     names = {layer.name for layer in model._flatten_layers(include_self=False)}
     found: dict[str, list[onnx.NodeProto]] = {}
@@ -139,22 +159,6 @@ def _nodes_by_layer(path: Path, model: keras.Model) -> dict[str, list[onnx.NodeP
 
 def _before_activation(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
     return list(takewhile(lambda node: node.op_type in _LINEAR, nodes))
-
-
-def _initializers(path: Path) -> dict[str, Array]:
-    """The weights of the file by name; those that lie beside it are read from its folder."""
-    return {
-        tensor.name: numpy_helper.to_array(tensor, str(path.parent))
-        for tensor in onnx.load(path, load_external_data=False).graph.initializer
-    }
-
-
-def _tensor_values(path: Path, tensors: list[str], sample: Sample) -> list[Array]:
-    """The values of these tensors, which are made outputs of a copy of the file in memory."""
-    proto = onnx.load(path, load_external_data=False)
-    del proto.graph.output[:]
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
-    return Runtime(path, proto.SerializeToString(), as_written_only=True).run(sample.arrays)[0]
 
 
 def _in_layout_of(truth: Array, value: Array) -> Array | None:

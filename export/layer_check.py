@@ -70,10 +70,7 @@ class LayerCheck:
                 f"explains {self.local.bound:.2g}"
             )
         if self.weights is not None and self.weights > ROUNDED_ONCE:
-            found.append(
-                f"a stored weight is {self.weights:.3g} units in the last place away from the folded one, where rounding "
-                "explains half of one"
-            )
+            found.append(weight_fault(self.weights))
         return found
 
     def row(self) -> tuple[str, ...]:
@@ -95,3 +92,9 @@ class LayerCheck:
             "local": self.local.to_dict() if self.local else None,
             "weights": self.weights,
         }
+
+
+def weight_fault(units: float) -> str:
+    """What is to be said of weights so many units in the last place away from the folded ones."""
+    away = f"a stored weight is {units:.3g} units in the last place away from the folded one"
+    return f"{away}, where rounding explains half of one"

@@ -74,13 +74,13 @@ def compare(original: onnx.ModelProto, folded: onnx.ModelProto, seed: int = 0) -
     return "" if compared else "no output of the original is a finite number on random inputs"
 
 
-def runs(model: onnx.ModelProto) -> bool:
-    """Whether onnxruntime takes the model."""
+def not_taken(model: onnx.ModelProto) -> str:
+    """Why onnxruntime does not take the model; "" where it does."""
     try:
         session(model.SerializeToString(), optimised=False)
-    except Exception:  # onnxruntime's have no common base
-        return False
-    return True
+    except Exception as error:  # onnxruntime's have no common base
+        return reason(error)
+    return ""
 
 
 def _random_inputs(runner: Any, random: np.random.Generator) -> dict[str, NDArray[Any]]:

@@ -12,12 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from .double_run import DoubleRun
 from .layer_check import LayerCheck
-from .runtime import Runtime
+from .onnx_opening import open_onnx
+from .runtime import Runtime, inside
 from .verdict import Errors, difference, largest
 
 Array = NDArray[Any]
@@ -37,12 +37,12 @@ def tensor_drift(
         a, b: each file with its inputs.
         kind: of the inputs.
     """
-    there = {name for node in onnx.load(b[0].path, load_external_data=False).graph.node for name in node.output if name}
+    there = {name for node in open_onnx(b[0].path, weights=False).graph.node for name in node.output if name}
     made = {name: node for node in exact.graph.node for name in node.output if name in there}
     names = [name for name in made if isinstance(truths.get(name), np.ndarray) and truths[name].dtype.kind == "f"]
     if not names:
         return []
-    singles, found = (_values(runtime, names, arrays) for runtime, arrays in (a, b))
+    singles, found = (inside(runtime.path, names).run_as_declared(arrays)[0] for runtime, arrays in (a, b))
     checks = []
     for name, single, value in zip(names, singles, found, strict=True):
         truth, node = truths[name], made[name]
@@ -53,11 +53,3 @@ def tensor_drift(
             errors = replace(errors, file_error=float("inf"))
         checks.append(LayerCheck(node.name or name, node.op_type, name, errors))
     return checks
-
-
-def _values(runtime: Runtime, names: Sequence[str], arrays: Sequence[Array]) -> list[Array]:
-    """The values of these tensors, which are made outputs of a copy of the file in memory."""
-    proto = onnx.load(runtime.path, load_external_data=False)
-    del proto.graph.output[:]
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    return Runtime(runtime.path, proto.SerializeToString(), as_written_only=True).run_as_declared(arrays)[0]

@@ -7,7 +7,6 @@ names, its opset and its other nodes.
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,11 @@ import onnx_ir as ir
 from keras import layers
 from onnx_ir.passes import common
 
-from .errors import BrokenModelError, UsageError
+from .errors import BrokenModelError, KbnError, UnsupportedError
 from .fold_report import FoldReport, FoldRow
-from .onnx_comparison import runs
+from .onnx_comparison import not_taken
 from .onnx_graph import OnnxGraph, read
+from .onnx_opening import open_onnx
 from .onnx_reading import constant
 from .onnx_writing import write
 from .planning import plan_folds
@@ -55,30 +55,31 @@ def inspect_onnx(model: onnx.ModelProto, ones_channel: bool = True) -> FoldRepor
 
 
 def load_onnx(path: str | PathLike[str]) -> onnx.ModelProto:
-    """The model in a file; raises UsageError where there is no file, BrokenModelError where it holds no model."""
-    if not Path(path).is_file():
-        raise UsageError(f"There is no ONNX file {str(path)!r}; check the path.")
-    try:
-        proto = onnx.load(path)
-    except Exception as error:  # protobuf's, the file system's
-        raise BrokenModelError(f"{path}: this is no ONNX model: {reason(error)}. {_ADVICE}") from error
+    """The model in a file, which onnx takes, or onnxruntime does; raises what `open_onnx` raises."""
+    proto = open_onnx(path)
     try:
         onnx.checker.check_model(proto)
     except Exception as error:
         # The checker asks for more than runs: a shape that is left to inference, an operator that it knows.
-        if not runs(proto):
+        if not_taken(proto):
             raise BrokenModelError(f"{path}: this is no ONNX model: {reason(error)}. {_ADVICE}") from error
     return proto
 
 
 def _planned(proto: onnx.ModelProto, ones_channel: bool) -> tuple[Any, FoldReport]:
-    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
-    if model.ir_version < 4:  # there every constant had to be an input, too
-        common.RemoveInitializersFromInputsPass()(model)
-        model.ir_version = 4
-    # What nothing uses would keep maps from moving, and constants must be known as such.
-    common.RemoveUnusedNodesPass()(model)
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    try:
+        return _plan(proto, ones_channel)
+    except KbnError:
+        raise
+    except Exception as error:
+        # The checker looks at nodes one by one: attributes and shapes that do not fit each other are found by who reads them.
+        if why := not_taken(proto):
+            raise BrokenModelError(f"This is no ONNX model that runs: {why}. {_ADVICE}") from error
+        raise
+
+
+def _plan(proto: onnx.ModelProto, ones_channel: bool) -> tuple[Any, FoldReport]:
+    model = _prepared(proto)
     graph = read(model)
     _check(graph)
     returned = graph.outputs
@@ -93,6 +94,24 @@ def _planned(proto: onnx.ModelProto, ones_channel: bool) -> tuple[Any, FoldRepor
     for step in (common.RemoveUnusedNodesPass(), common.TopologicalSortPass()):
         step(model)
     return model, report
+
+
+def _prepared(proto: onnx.ModelProto) -> Any:
+    try:
+        model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
+        if model.ir_version < 4:  # there every constant had to be an input, too
+            common.RemoveInitializersFromInputsPass()(model)
+            model.ir_version = 4
+        # What nothing uses would keep maps from moving, and constants must be known as such.
+        common.RemoveUnusedNodesPass()(model)
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    except Exception as error:  # onnx' and onnx-ir's have no common base
+        if why := not_taken(proto):
+            raise BrokenModelError(f"This is no ONNX model that runs: {why}. {_ADVICE}") from error
+        raise UnsupportedError(
+            f"onnxruntime takes the model, but onnx cannot read it: {reason(error.__cause__ or error)}. {_ADVICE}"
+        ) from error
+    return model
 
 
 def _why_unread(node: ir.Node) -> str:

@@ -45,6 +45,9 @@ def convolution(node: ir.Node, opset: int) -> Reading | None:
     kind, groups = kinds[spatial - 1], integer(node, "group", 1)
     window = weight.shape[2:]
     strides, dilation = (tuple(node.attributes.get_ints(name, [1] * spatial)) for name in ("strides", "dilations"))
+    pads = node.attributes.get_ints("pads", [0] * 2 * spatial)
+    if not len(window) == len(strides) == len(dilation) == spatial or len(pads) != 2 * spatial:
+        return None  # of another rank than what it reads: it loads, and fails when it runs
     config = {
         "data_format": "channels_first",
         "groups": groups,

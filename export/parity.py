@@ -71,7 +71,8 @@ def check_model(
             report.skipped[sample.origin] = str(refusal)
             continue
         if layers and not report.with_layers:
-            report.layers, report.fold = layer_drift(model, Path(onnx_path), sample)
+            drift = layer_drift(model, Path(onnx_path), sample)
+            report.layers, report.fold, report.weights = drift.layers, drift.fold, drift.weights
             report.with_layers = True
         report.samples[sample.origin] = report.samples.get(sample.origin, 0) + sample.examples
         files = zip(*runtime.run(sample.arrays), strict=True)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from .errors import BrokenModelError, UsageError
 from .file_inputs import FileInputs
 from .layouts import FROM_MODEL, LAYOUT_KEY
+from .onnx_opening import open_onnx
 from .sessions import session
 from .wording import reason
 
@@ -41,13 +43,15 @@ class Runtime:
 
     Raises:
         UsageError: there is no such file.
-        BrokenModelError: onnxruntime cannot load it.
+        BrokenModelError, UnsafeModelError: `open_onnx` refuses it, or onnxruntime cannot load it.
     """
 
     def __init__(self, path: Path, content: bytes | None = None, as_written_only: bool = False) -> None:
         if not path.is_file():
             raise UsageError(f"There is no ONNX file {str(path)!r}. Write one with `kbn export MODEL {path.name}`.")
         self.path = path
+        if content is None:  # else it is that of a file which was opened before
+            open_onnx(path, weights=False)
         with self._told():
             self._sessions = [
                 session(
@@ -114,3 +118,11 @@ class Runtime:
             yield
         except Exception as error:
             raise BrokenModelError(f"onnxruntime cannot run {str(self.path)!r}: {reason(error)}.") from error
+
+
+def inside(path: Path, tensors: Sequence[str]) -> Runtime:
+    """The file as it is written, with these tensors for outputs: a copy in memory."""
+    proto = open_onnx(path, weights=False)
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
+    return Runtime(path, proto.SerializeToString(), as_written_only=True)

@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from .writing import output_file
+from .writing import output_file, output_pair
 
 LARGEST_FILE = 2**31 - 2**20  # bytes of weights that fit into one protobuf message, beside the graph
 _LARGE = 4096  # bytes above which a weight is kept out of protobuf's hands
@@ -39,19 +39,19 @@ def weight_bytes(model: ir.Model) -> int:
 def onnx_file(model: ir.Model, path: Path, force: bool = False) -> Iterator[Path]:
     """Yields the written file under a temporary name; it takes the name `path` when the block ends without an exception.
 
-    Weights of more than LARGEST_FILE bytes lie in `path` with ".data" appended, which takes its name first.
+    Weights of more than LARGEST_FILE bytes lie in `path` with ".data" appended; the two take their names together.
 
     Raises what `writing.output_file` raises, for either file.
     """
-    with output_file(path, force) as temporary:
-        if weight_bytes(model) <= LARGEST_FILE:
+    if weight_bytes(model) <= LARGEST_FILE:
+        with output_file(path, force) as temporary:
             save(model, temporary)
             yield temporary
-            return
-        with output_file(beside(path), force) as weights:
-            ir.save(model, temporary, external_data=weights.name, size_threshold_bytes=_LARGE)
-            yield temporary
-            _refer_to(temporary, beside(path).name)
+        return
+    with output_pair(path, beside(path), force) as (temporary, weights):
+        ir.save(model, temporary, external_data=weights.name, size_threshold_bytes=_LARGE)
+        yield temporary
+        _refer_to(temporary, beside(path).name)
 
 
 def beside(path: Path) -> Path:

@@ -35,6 +35,8 @@ def session(
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.enable_mem_pattern = memory_pattern
+    # Not by its suffix, or its first bytes: what was looked at is an ONNX file, no .ort one.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     if weights_folder is not None:
         entries = {"session.model_external_initializers_file_folder_path": str(weights_folder), **(entries or {})}
     for key, value in (entries or {}).items():

@@ -10,11 +10,23 @@ The file passes where, with m the largest |truth|,
 
     E_file <= max(4 * E_model, ATOL + RTOL * m)
 
-Both compute the same function in float32 with other rounding, so that their errors are of one size: the factor 4 allows
-for the luck of either. One batch of zeros is a single draw, on which either may be lucky; so all three numbers are taken over
-all batches of one kind together: the user's data, the seeded inputs of an ordinary range, those of a large range. The floor,
-some 80 units in the last place of the largest output and what a runtime's tanh may err by, is for a model whose every error
-happens to be near zero.
+Derivation. To first order the error of one number is sum_j c_j d_j over the operations j before it, d_j the relative rounding
+error of each, |d_j| <= u = 2^-24, and c_j how much the number depends on its result (Higham 2002, section 3.1). Of many
+operations the sum is close to a normal distribution of mean 0 and some standard deviation s (Higham and Mary 2019). The model
+and its file do the same operations with the same c_j, but for those that folding leaves out and the order of sums: so s is
+one size for both, and E_model and E_file are each the largest of N draws of it. The chance that E_file is more than 4 times
+E_model by luck:
+
+    N independent numbers           1       3       5        10        30       100
+    of one s                       0.16   0.027   0.0062   3.2e-4    1.7e-7   1.2e-12
+    the file's s 1.5 times         0.23   0.077   0.033    6.6e-3    1.5e-4   6.5e-7
+
+(the density of the largest of N half-normal draws, integrated over the distribution of the other). With tens of numbers 4
+leaves no room for luck. For outputs of few numbers, or numbers whose errors go together, there is the floor: RTOL is 84 units
+in the last place of the largest output, ATOL what a runtime's tanh may err by. A fault below it can hide from the outputs,
+and is what the layers' own errors are for (local_error.py). So that no batch is a draw of its own, all three numbers are
+taken over all batches of one kind together: the user's data, the seeded inputs of an ordinary range, those of a large range.
+What the ratio is on right files, benchmarks/error_ratio.py measures.
 
 A kind of input proves nothing where nothing finite comes out, or where the model itself, in the precision that it has, is far
 from the float64 run: then that run is no truth. One kind that proves something is enough.

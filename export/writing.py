@@ -8,24 +8,31 @@ name `path` in one step; on any exception, an interrupt too, it is removed. Whoe
 before or the new file whole, and of two writers one wins whole. Only a process killed outright leaves its temporary
 behind, under a name that begins with `.kbn-`.
 
-Two files that belong together cannot be named in one step. Enter the one that refers to the other first, so that it is
-named last:
+Two files that belong together cannot be named in one step:
 
-    with output_file("m.onnx", force) as model, output_file("m.onnx.data", force) as data:
+    with output_pair("m.onnx", "m.onnx.data", force) as (model, data):
 
-A new m.onnx then never lies beside old data; for an instant the old one lies beside new data.
+names the one that refers to the other last, so that a new m.onnx never lies beside old data. In between the old one lies
+beside new data: for two system calls, which no signal but SIGKILL and no other writer can come between.
 """
 
 import contextlib
 import errno
 import os
 import secrets
+import signal
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import UnsafeModelError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # What file systems without hard links answer.
@@ -53,12 +60,43 @@ def output_file(path: str | os.PathLike[str], force: bool = False) -> Iterator[P
     Raises what `check_output` raises, and UsageError where the disk is full.
     """
     path = Path(path)
+    with _temporary(path, force) as temporary:
+        yield temporary
+        _flush(temporary)
+        _name(temporary, path, force)
+    _flush_folder(path)
+
+
+@contextmanager
+def output_pair(
+    path: str | os.PathLike[str], beside: str | os.PathLike[str], force: bool = False
+) -> Iterator[tuple[Path, Path]]:
+    """The same for a file and one in the same folder that it refers to, of which either both take their names or none does.
+
+    Of two writers at once one wins with both files. Raises what `output_file` raises, for either.
+    """
+    path, beside = Path(path), Path(beside)
+    with _temporary(path, force) as main, _temporary(beside, force) as other:
+        yield main, other
+        _flush(other)
+        _flush(main)
+        with _undisturbed(path.parent):
+            _name(other, beside, force)
+            try:
+                _name(main, path, force)
+            except UsageError:  # without force: it appeared meanwhile, and `beside` was not there before
+                beside.unlink()
+                raise
+    _flush_folder(path)
+
+
+@contextmanager
+def _temporary(path: Path, force: bool) -> Iterator[Path]:
+    """A temporary file for `path`, which is removed at the end if it still has that name."""
     _check_path(path, force)
     temporary = _create(path)
     try:
         yield temporary
-        _flush(temporary)
-        _name(temporary, path, force)
     except OSError as error:
         if error.errno not in _FULL:
             raise
@@ -69,8 +107,42 @@ def output_file(path: str | os.PathLike[str], force: bool = False) -> Iterator[P
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
-    with contextlib.suppress(OSError):  # some file systems cannot; the file is there all the same
-        _flush(path.parent)
+
+
+@contextmanager
+def _undisturbed(folder: Path) -> Iterator[None]:
+    """While no other process names a pair in this folder, and no signal interrupts this one."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # file systems that lock no folders
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with _signals_deferred():
+            yield
+    finally:
+        os.close(descriptor)  # which gives the lock back
+
+
+@contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """What asks to stop is obeyed at the end. A mask would not do: any thread may take a signal for the main one."""
+    if threading.current_thread() is not threading.main_thread():  # where Python delivers no signals
+        yield
+        return
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda found, _frame: came.append(found))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    if came:
+        signal.raise_signal(came[0])
 
 
 def _check_path(path: Path, force: bool) -> None:
@@ -132,6 +204,11 @@ def _name(temporary: Path, path: Path, force: bool) -> None:
             if error.errno not in _NO_LINKS:
                 raise
     os.replace(temporary, path)
+
+
+def _flush_folder(path: Path) -> None:
+    with contextlib.suppress(OSError):  # some file systems cannot; the file is there all the same
+        _flush(path.parent)
 
 
 def _flush(path: Path) -> None:

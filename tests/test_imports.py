@@ -95,7 +95,7 @@ def test_rules_do_not_import_the_engine(path):
 
 @pytest.mark.parametrize("path", sources("export/serve"), ids=lambda path: path.name)
 def test_the_server_takes_little_of_the_tool(path):
-    shared = {"errors", "sessions", "wording"}
+    shared = {"errors", "onnx_opening", "sessions", "wording"}
     assert {module for level, module in imports(path) if level == 2} <= shared
 
 

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import UsageError
 from .options import AllowUnsafe, CustomObjects, Data, Json, Quiet, ReportFile, Seed
-from .running import check_outputs, import_keras, load, progress, read_data, show
+from .running import check_outputs, for_keras_alone, import_keras, load, note, progress, read_data, show
 
 
 def check(
@@ -65,13 +65,17 @@ def check(
         if original is None:
             import_keras(step)
             original = load(model, custom_objects, allow_unsafe, step)
+        else:
+            for_keras_alone(model, custom_objects, allow_unsafe)
         from ..any_check import check as check_file
 
         step("check")
         report = check_file(original, onnx_file, arrays, seed=seed, layers=layers, save_inputs=save_inputs)
         report.model = str(model)
     show(report, as_json, report_file)
-    if plot is not None:
+    if plot is not None and not report.layers:
+        note(f"No plot was written to {plot}: the check found no layer in the file.")
+    elif plot is not None:
         from ..drift_plot import drift_plot
         from ..figures import save_figure
 

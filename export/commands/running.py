@@ -58,8 +58,18 @@ def load_any(model: Path, custom_objects: Path | None, allow_unsafe: bool, step:
         return load(model, custom_objects, allow_unsafe, step)
     from ..onnx_folding import load_onnx
 
+    for_keras_alone(model, custom_objects, allow_unsafe)
     step("load")
     return load_onnx(model)
+
+
+def for_keras_alone(model: Path, custom_objects: Path | None, allow_unsafe: bool) -> None:
+    """Refuses options that an ONNX file has no use for, rather than leave them out in silence."""
+    if custom_objects is not None or allow_unsafe:
+        raise UsageError(
+            f"{model} is an ONNX file, in which there is no Python: --custom-objects and --allow-unsafe are for Keras models. "
+            "Leave them out."
+        )
 
 
 def read_objects(path: Path | None) -> dict[str, Any] | None:

@@ -11,8 +11,9 @@ from typing import Any
 import onnx
 from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
 
-from ..errors import BrokenModelError, UnsafeModelError, UsageError
-from ..wording import quote, reason
+from ..errors import BrokenModelError
+from ..onnx_opening import open_onnx
+from ..wording import reason
 
 _ADVICE = "Write it anew with its exporter."
 CHECK_KEY = "kbn.check"
@@ -63,28 +64,23 @@ def verify(path: Path) -> VerifiedFile:
     """Reads a file and looks into it.
 
     Raises:
-        UsageError: there is no such file, or it may not be read.
-        BrokenModelError: it holds no ONNX model.
+        UsageError: there is no such file.
+        BrokenModelError: it holds no ONNX model, or its weights are missing.
         UnsafeModelError: it takes weights from outside its folder.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"The model {str(path)!r} cannot be read: {error.strerror}. Check the path.") from None
-    try:
-        proto = onnx.ModelProto.FromString(content)
-        if not proto.graph.node:
-            raise ValueError("it has no node")
-    except Exception as error:  # protobuf's own
-        raise BrokenModelError(f"{path}: this is no ONNX model: {reason(error)}. {_ADVICE}") from None
-    beside = check_external_data(proto, path)
+    proto = open_onnx(path, weights=False)
+    if not proto.graph.node:
+        raise BrokenModelError(f"{path}: this is no ONNX model: it has no node. {_ADVICE}")
+    beside = sorted(
+        {str(ExternalDataInfo(each).location) for each in _get_all_tensors(proto) if uses_external_data(each)}
+    )
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     return VerifiedFile(
         path=path,
-        sha256=hashlib.sha256(content).hexdigest(),
-        weights_sha256={each.name: _sha256(each) for each in beside},
+        sha256=_sha256(path),
+        weights_sha256={name: _sha256(path.parent / name) for name in beside},
         metadata=metadata,
-        checker=_run_checker(str(path) if beside else content),
+        checker=_run_checker(path),
         check=read_check(metadata.get(CHECK_KEY)),
         scalars=frozenset(value.name for value in proto.graph.input if _is_scalar(value.type.tensor_type)),
         labels=_read_labels(metadata.get(LABELS_KEY)),
@@ -96,39 +92,6 @@ def check_unchanged(file: VerifiedFile) -> None:
     found = {name: _sha256(file.path.parent / name) for name in (file.path.name, *file.weights_sha256)}
     if found != {file.path.name: file.sha256, **file.weights_sha256}:
         raise BrokenModelError(f"{file.path} was changed while it was being loaded. Load it once it is whole.")
-
-
-def check_external_data(proto: onnx.ModelProto, path: Path) -> list[Path]:
-    """The files beside the model that its weights lie in.
-
-    Raises:
-        UnsafeModelError: one is named by a path rather than a name, or is a link or no file.
-        BrokenModelError: one is missing or shorter than the model says.
-    """
-    found: dict[str, Path] = {}
-    for tensor in _get_all_tensors(proto):
-        if not uses_external_data(tensor):
-            continue
-        info = ExternalDataInfo(tensor)
-        name = str(info.location)
-        file = path.parent / name
-        if not name or name != Path(name).name or "\\" in name or "\0" in name:
-            raise UnsafeModelError(
-                f"{path}: weight {quote(tensor.name)} is to be read from {quote(name)}, which is no file beside the model. Do "
-                "not serve a file from a stranger that reads others."
-            )
-        if file.is_symlink() or (file.exists() and not file.is_file()):
-            raise UnsafeModelError(
-                f"{path}: the weights {quote(name)} are a link or no file. Put the file itself there."
-            )
-        if not file.exists():
-            raise BrokenModelError(f"{path}: the weights {quote(name)} beside it are missing. Copy them, too.")
-        if int(info.offset or 0) + int(info.length or 0) > file.stat().st_size:
-            raise BrokenModelError(
-                f"{path}: the weights {quote(name)} are shorter than the model says. Copy them anew."
-            )
-        found[name] = file
-    return list(found.values())
 
 
 def read_check(text: str | None) -> ExportCheck:
@@ -162,9 +125,9 @@ def _read_labels(text: str | None) -> tuple[str, ...]:
     return tuple(map(str, labels)) if isinstance(labels, list) else ()
 
 
-def _run_checker(model: bytes | str) -> str:
+def _run_checker(path: Path) -> str:
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(str(path))
     except Exception as error:  # its own, protobuf's
         return reason(error)
     return "passed"

@@ -367,7 +367,7 @@ def test_options_that_do_not_fit(folder, tmp_path, run, options):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_no_file_and_says_so(folder, tmp_path, run, monkeypatch, number):
-    monkeypatch.setattr("kbn.export.exporting.check", lambda *_, **__: os.kill(os.getpid(), number))
+    monkeypatch.setattr("kbn.export.exporting.check_model", lambda *_, **__: os.kill(os.getpid(), number))
     handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         done = run("export", folder / "model.keras", tmp_path / "x.onnx")
@@ -376,6 +376,60 @@ def test_an_interrupt_leaves_no_file_and_says_so(folder, tmp_path, run, monkeypa
             signal.signal(each, handler)
     assert_one_paragraph(done, 130, ["Interrupted"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_inputs_of_a_check_are_kept_and_give_the_same_numbers(folder, run, tmp_path):
+    done = run("check", folder / "model.keras", folder / "model.onnx", "--save-inputs", tmp_path / "inputs", "--json")
+    assert done.returncode == 0
+    drawn = json.loads(done.stdout)["outputs"][0]["cases"][1]
+    kept = sorted((tmp_path / "inputs").iterdir())
+    assert [path.name for path in kept] == ["001-random.npz", "002-random.npz", "003-zeros.npz", "004-large-range.npz"]
+    done = run("check", folder / "model.keras", folder / "model.onnx", "--data", kept[-1], "--json")
+    given = json.loads(done.stdout)["outputs"][0]["cases"][0]
+    assert (drawn["kind"], given["kind"]) == ("large range", "data")
+    assert given["file"] == drawn["file"]
+    again = run("check", folder / "model.keras", folder / "model.onnx", "--save-inputs", tmp_path / "inputs")
+    assert_one_paragraph(again, 2, ["is not empty"])
+    assert sorted((tmp_path / "inputs").iterdir()) == kept
+
+
+@pytest.mark.parametrize("original", ["model.keras", "model.onnx"])
+def test_a_check_by_layers_is_drawn_and_paged(folder, run, tmp_path, original):
+    paths = tmp_path / "drift.svg", tmp_path / "page.html"
+    options = ("--layers", "--plot", paths[0], "--report", paths[1])
+    done = run("check", folder / original, folder / "model.onnx", *options)
+    assert done.returncode == 0, done.stderr
+    assert paths[0].read_text().startswith("<?xml")
+    assert f"<title>model.onnx against {original}</title>" in paths[1].read_text()
+    assert done.stdout.splitlines()[-1] == "PASSED"
+
+
+def test_a_plot_of_layers_needs_layers(folder, run, tmp_path):
+    done = run("check", folder / "model.keras", folder / "model.onnx", "--plot", tmp_path / "drift.svg")
+    assert_one_paragraph(done, 2, ["--layers"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_layers_that_are_not_found_leave_the_verdict_alone(folder, run, tmp_path):
+    proto = onnx.load(folder / "model.onnx")
+    for index, node in enumerate(proto.graph.node):
+        node.name = f"node_{index}"
+    onnx.save(proto, tmp_path / "foreign.onnx")
+    options = ("--layers", "--plot", tmp_path / "drift.svg")
+    done = run("check", folder / "model.keras", tmp_path / "foreign.onnx", *options)
+    assert done.returncode == 0
+    assert "No plot was written" in done.stderr
+    assert not (tmp_path / "drift.svg").exists()
+
+
+@pytest.mark.parametrize("option", [("--allow-unsafe",), ("--custom-objects", "layers.py")])
+def test_options_that_an_onnx_file_has_no_use_for_are_refused(folder, run, tmp_path, option):
+    for arguments in (
+        ("check", folder / "model.onnx", folder / "model.onnx"),
+        ("inspect", folder / "model.onnx"),
+        ("fold", folder / "model.onnx", tmp_path / "x.onnx"),
+    ):
+        assert_one_paragraph(run(*arguments, *option), 2, ["is an ONNX file", "Leave them out"])
 
 
 def test_the_command_without_its_packages_says_what_to_install(monkeypatch, capsys):

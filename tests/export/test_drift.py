@@ -180,3 +180,57 @@ def test_a_weight_that_is_not_a_number_is_told(tmp_path):
     report = check(model, path, layers=True)
     assert not report.passed
     assert "NaN" not in report.to_json().replace("NaN or infinity", "")
+
+
+def families():
+    """A layer of each family that a normalization folds into, beside those that have a bound; two called twice."""
+    sound, tokens = keras.Input((6, 8), name="sound"), keras.Input((6,), dtype="int32", name="tokens")
+    tensor = layers.BatchNormalization()(layers.LayerNormalization(name="normalized")(sound))
+    tensor = layers.BatchNormalization()(layers.Conv1D(8, 1, activation="relu", name="conv")(tensor))
+    tensor = layers.BatchNormalization()(layers.LSTM(5, return_sequences=True, name="lstm")(tensor))
+    tensor = layers.BatchNormalization()(layers.GRU(5, return_sequences=True, name="gru")(tensor))
+    tensor = layers.MultiHeadAttention(2, 4, name="attention")(tensor, tensor)
+    tensor = layers.BatchNormalization()(layers.TimeDistributed(layers.Dense(4), name="distributed")(tensor))
+    twice = layers.Dense(4, name="twice")
+    tensor = layers.SimpleRNN(3, name="rnn")(twice(twice(tensor)))
+    read = layers.BatchNormalization()(layers.Embedding(9, 3, name="embedding")(tokens))
+    read = layers.Bidirectional(layers.LSTM(3), name="both")(read)
+    return randomized(keras.Model([sound, tokens], layers.Concatenate()([tensor, read])))
+
+
+NAMES = ["normalized", "conv", "lstm", "gru", "attention", "distributed", "twice", "rnn", "embedding", "both"]
+
+
+@pytest.fixture(scope="module")
+def of_families(tmp_path_factory):
+    model, path = families(), tmp_path_factory.mktemp("families") / "m.onnx"
+    export(model, path)
+    return model, path
+
+
+def test_the_weights_of_every_family_are_those_of_the_fold(of_families):
+    report = check(*of_families, layers=True)
+    assert report.passed, report.faults()
+    assert sorted(report.weights) == sorted(NAMES)
+    assert 0 < max(report.weights.values()) <= 0.5
+    assert "Weights: in 10 of 10 layers" in report.tables()[-1].note
+
+
+def test_a_unit_in_the_last_place_of_any_family_is_seen(of_families, tmp_path):
+    model, path = of_families
+    proto = onnx.load(path)
+    for layer in NAMES:
+        inner = {"both": "backward_lstm", "distributed": "dense"}.get(layer, layer)
+        (tensor, *_) = (
+            each
+            for each in proto.graph.initializer
+            if each.name.split("/")[0].startswith(inner) and each.name.endswith(("kernel", "gamma", "embeddings"))
+        )
+        array = numpy_helper.to_array(tensor).copy()
+        array.flat[2] = np.nextafter(array.flat[2], np.float32(np.inf))
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    onnx.save(proto, tmp_path / "m.onnx")
+    report = check(model, tmp_path / "m.onnx", layers=True)
+    assert not report.passed
+    told = [fault.partition(": a stored weight is")[0] for fault in report.faults()]
+    assert sorted(told) == sorted(NAMES)

@@ -51,6 +51,7 @@ def test_the_file_says_what_it_is(model, tmp_path):
     onnx.checker.check_model(proto, full_check=True)
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     assert json.loads(metadata["kbn.folds"]) == {"bn1": ["conv1"], "bn2": ["depthwise"], "bn3": ["dense"]}
+    assert json.loads(metadata["kbn.ways"]) == {"bn1": "backward", "bn2": "backward", "bn3": "backward"}
     assert len(metadata["kbn.source_sha256"]) == 64
     assert {f"{package}.version" for package in ("kbn", "keras", "tensorflow", "tf2onnx", "onnx")} <= set(metadata)
     seeded = json.loads(metadata["kbn.check"])["classes"]["seeded"]
