@@ -1,6 +1,6 @@
 """kbn serve beside onnxruntime alone and beside itself without batching: rates, latencies, start and memory.
 
-    python benchmarks/serving.py [--rounds 7] [--seconds 1.5] [--threads 1] [FILE.onnx ...]
+    python benchmarks/serving.py [--only small] [--rounds 7] [--seconds 1.5] [--threads 1] [FILE.onnx ...]
 
 Two CNNs are made and served: a small one, and one whose inference takes over 5 ms. FILEs are started and measured idle only.
 The generator of requests shares the cores with the server. Sides take turns within each round, on the same machine, and a ratio
@@ -194,6 +194,7 @@ def starts(paths, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*", type=Path, help="files whose start and idle memory are measured, too")
+    parser.add_argument("--only", choices=("small", "large"), help="of the two CNNs")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.5, help="of each window")
     parser.add_argument("--threads", type=int, default=1)
@@ -202,7 +203,8 @@ def main():
         small, large = Path(folder, "small.onnx"), Path(folder, "large.onnx")
         images = {small: cnn(small, 32, 32, 4), large: cnn(large, 112, 64, 7)}
         for path, name in ((small, "Small CNN, 32 px"), (large, "CNN, 112 px")):
-            measure(name, path, images[path], options, generate)
+            if options.only in (None, path.stem):
+                measure(name, path, images[path], options, generate)
         starts([small, *options.files], options.rounds)
 
 

@@ -88,6 +88,6 @@ def test_the_client_asks_a_server(tmp_path):
 
 
 def test_the_benchmark_of_the_server_runs(tmp_path):
-    shown = run("benchmarks/serving.py", "--rounds", 1, "--seconds", 0.2, cwd=tmp_path)
+    shown = run("benchmarks/serving.py", "--only", "small", "--rounds", 1, "--seconds", 0.5, cwd=tmp_path)
     assert "Small CNN, 32 px, closed loop" in shown
     assert "Start and idle memory" in shown
