@@ -4,7 +4,7 @@
 
 Two CNNs are made and served: a small one, and one whose inference takes over 5 ms. FILEs are started and measured idle only.
 The generator of requests shares the cores with the server. Sides take turns within each round, in an order drawn anew, and a
-ratio is taken within its round; shown is the median, in brackets the quartiles over the rounds. CPU is what the server's process
+ratio is taken within its round; shown is the median, in brackets the quartiles over the rounds. CPU is what the server
 used for a request: on a machine that others use, too, it tells more than the rate.
 
 Closed loop: so many clients, each asks again when it has its answer. Open loop: requests arrive at random at a fixed rate,
