@@ -147,7 +147,9 @@ def _nodes_by_layer(proto: onnx.ModelProto, model: keras.Model) -> dict[str, lis
     """The nodes of each layer that make numbers, in the order in which they run; shapes that are worked out are left out."""
     proto = onnx.shape_inference.infer_shapes(proto)
     kinds = {value.name: value.type.tensor_type.elem_type for value in proto.graph.value_info}
-    names = {layer.name for layer in model._flatten_layers(include_self=False)}
+    layers = list(model._flatten_layers())
+    operations = {each.name for layer in layers for each in getattr(layer, "operations", ()) if each not in layers}
+    names = {layer.name for layer in layers[1:]} - operations  # of an operation between layers that is called as one is
     found: dict[str, list[onnx.NodeProto]] = {}
     for node in proto.graph.node:
         # The outermost layer is the owner: what it holds, or an operator, may be called like another layer.

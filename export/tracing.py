@@ -11,6 +11,7 @@ per-channel factors) stay constants, since the passes that move a Transpose past
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 from keras import tree
+from keras.src.models import functional
 
 from .errors import KbnError, UnsupportedError, UsageError
 from .marked_operations import operations_marked
@@ -66,8 +68,10 @@ class Trace:
 
     @cached_property
     def layers(self) -> frozenset[str]:
-        """The names of all layers, at any depth."""
-        return frozenset(layer.name for layer in self.model._flatten_layers())
+        """The names of all layers, and of the operations between them, at any depth."""
+        layers = list(self.model._flatten_layers())
+        operations = [each for layer in layers for each in getattr(layer, "operations", ())]
+        return frozenset(each.name for each in (*layers, *operations))
 
     @property
     def looped(self) -> tuple[Weight, ...]:
@@ -133,7 +137,7 @@ def trace(model: keras.Model, opset: int, input_layout: str | None = None, input
         # Two outputs that are one tensor, or an output that is an input, must be two tensors of the graph.
         return [tf.identity(tensor) for tensor in tree.flatten(computed)]
 
-    with _nested_functions_inlined(), operations_marked(opset):
+    with _nested_functions_inlined(), _operations_scoped(), operations_marked(opset):
         function = tf.function(skeleton, autograph=False)
         try:
             concrete = function.get_concrete_function(input_specs, weight_specs)
@@ -170,6 +174,36 @@ def _nested_functions_inlined() -> Iterator[None]:
         yield
     finally:
         tf.config.run_functions_eagerly(before)
+
+
+@contextmanager
+def _operations_scoped() -> Iterator[None]:
+    """Between layers, `a + b` and keras.ops get a scope of their own name, as layers do; Keras gives them none.
+
+    Without it nothing tells to what the node belongs. The scope is entered twice, as a layer's is, so that its name always
+    ends in a number (onnx_names.py).
+    """
+    genuine = functional.operation_fn
+
+    def scoped(operation: Any, **arguments: Any) -> Any:
+        call = genuine(operation, **arguments)
+        if isinstance(operation, keras.Layer):
+            return call
+        name = re.sub(r"[^A-Za-z0-9_.]", ".", operation.name)  # of those signs alone TensorFlow makes a scope
+
+        def call_in_scope(*args: Any, **kwargs: Any) -> Any:
+            with tf.name_scope(name):
+                pass
+            with tf.name_scope(name):
+                return call(*args, **kwargs)
+
+        return call_in_scope
+
+    functional.operation_fn = scoped
+    try:
+        yield
+    finally:
+        functional.operation_fn = genuine
 
 
 def _captures(concrete: Any) -> list[Weight]:

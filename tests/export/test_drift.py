@@ -234,3 +234,19 @@ def test_a_unit_in_the_last_place_of_any_family_is_seen(of_families, tmp_path):
     assert not report.passed
     told = [fault.partition(": a stored weight is")[0] for fault in report.faults()]
     assert sorted(told) == sorted(NAMES)
+
+
+def test_arithmetic_between_layers_belongs_to_no_layer(tmp_path):
+    # The sum reads what the normalization gives, and has no name of its own: it is no part of that layer.
+    inputs = keras.Input((8, 8, 4), name="x")
+    tensor = layers.LayerNormalization(name="normalized")(layers.Conv2D(4, 3, padding="same", name="first")(inputs))
+    branch = layers.Conv2D(4, 3, padding="same", name="second")(tensor)
+    total = tensor + 1e-6 * branch
+    model = randomized(keras.Model(inputs, layers.Conv2D(3, 3, name="last")(total * total)))
+    export(model, tmp_path / "m.onnx")
+    report = check(model, tmp_path / "m.onnx", layers=True)
+    assert report.passed, report.faults()
+    found = {layer.layer: layer for layer in report.layers}
+    assert found["normalized"].tensor == "normalized/LayerNormalization"
+    assert found["second"].local is not None
+    assert max(layer.errors.use for layer in report.layers) < 0.5
