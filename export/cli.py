@@ -25,6 +25,7 @@ from .commands.export_command import export
 from .commands.fold_command import fold
 from .commands.inspect_command import inspect
 from .commands.running import tell
+from .commands.serve_command import serve
 from .errors import KbnError
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
@@ -40,7 +41,7 @@ app = typer.Typer(
 )
 
 
-for command in (inspect, fold, export, check, bench):
+for command in (inspect, fold, export, check, bench, serve):
     app.command()(command)
 
 
@@ -56,6 +57,13 @@ def main() -> None:
         app()
     except KbnError as error:
         _fail(str(error), error.exit_code, type(error).__name__)
+    except ModuleNotFoundError as missing:
+        if (missing.name or "kbn").partition(".")[0] == "kbn":
+            raise
+        extra = "serve" if "serve" in sys.argv[1:2] else "export"
+        _fail(
+            f"This needs {missing.name}, which is not installed: pip install 'kbn[{extra}]'", 2, "ModuleNotFoundError"
+        )
     except MemoryError as error:
         _fail(
             f"There is not enough memory: {error or 'an allocation failed'}. Ask for smaller sizes or batches.",

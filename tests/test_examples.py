@@ -8,6 +8,8 @@ from pathlib import Path
 import onnx
 import pytest
 
+from serving import serving, write_rows
+
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 
@@ -76,3 +78,16 @@ def test_the_benchmarks_run(tmp_path):
     assert "times as large" in run("benchmarks/layer_step.py", "--only", "errors", cwd=tmp_path)
     assert "batch 128" in run("benchmarks/resnet20.py", "--rounds", 1, cwd=tmp_path)
     assert "| BN, LSTM | folded | 2 | 2 |" in run("benchmarks/fold_coverage.py", "--only", "BN, LSTM", cwd=tmp_path)
+
+
+def test_the_client_asks_a_server(tmp_path):
+    with serving(write_rows(tmp_path / "rows.onnx"), token="0123456789abcdef") as address:
+        shown = run("examples/ask_server.py", address.url, "--token", "0123456789abcdef", cwd=tmp_path)
+    assert "rows, versions 1, check at export: never" in shown
+    assert "y of shape (1, 3)" in shown
+
+
+def test_the_benchmark_of_the_server_runs(tmp_path):
+    shown = run("benchmarks/serving.py", "--only", "small", "--rounds", 1, "--seconds", 0.5, cwd=tmp_path)
+    assert "Small CNN, 32 px, closed loop" in shown
+    assert "Start and idle memory" in shown

@@ -53,6 +53,8 @@ def sources(folder: str) -> list[Path]:
         "import kbn.export.latency",
         "import kbn.export; kbn.export.bench",
         "import kbn.export; kbn.export.check, kbn.export.CheckReport; import kbn.export.onnx_parity",
+        "import kbn.export.serve.server, kbn.export.serve.plain_input; from PIL import Image",
+        "import sys; sys.argv = ['kbn', 'serve', '--help']; from kbn.export.cli import main; main()",
         "import sys; sys.argv = ['kbn', '--help']; from kbn.export.cli import main; main()",
     ],
 )
@@ -89,6 +91,12 @@ def test_inside_the_tool_imports_are_relative(path):
 def test_rules_do_not_import_the_engine(path):
     for level, module in imports(path):
         assert not level or module.split(".")[0] not in ("folding", "planning", "exporting")
+
+
+@pytest.mark.parametrize("path", sources("export/serve"), ids=lambda path: path.name)
+def test_the_server_takes_little_of_the_tool(path):
+    shared = {"errors", "onnx_opening", "sessions", "wording"}
+    assert {module for level, module in imports(path) if level == 2} <= shared
 
 
 def test_the_scan_of_imports_sees_each_form(tmp_path):

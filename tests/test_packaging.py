@@ -74,6 +74,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel):
     data = {name for name in files if not name.startswith(info) and not name.endswith(".py")}
     assert {name for name in files if name.endswith(".py")} == modules
     assert "kbn/py.typed" in data
+    assert {"kbn/export/serve/page.html", "kbn/export/serve/page.js"} <= data
     assert files[f"{info}/licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
     assert b"kbn = kbn.export.__main__:main" in files[f"{info}/entry_points.txt"]
 
@@ -113,7 +114,7 @@ def test_the_installed_layer_and_tool_work_together(installed, tmp_path):
 
 def test_the_command_runs_from_the_wheel(installed, tmp_path):
     shown = run(installed / "bin" / "kbn", "--help", cwd=tmp_path, PYTHONPATH=str(installed))
-    for command in ("inspect", "fold", "export", "check"):
+    for command in ("inspect", "fold", "export", "check", "serve"):
         assert command in shown
 
 

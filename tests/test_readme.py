@@ -1,12 +1,16 @@
 """What README says is true: its Python runs, its files are there, its bound and exit codes are the code's own."""
 
 import re
+from inspect import signature
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kbn.export import errors, verdict
 from kbn.export.cli import INTERNAL_ERROR
+from kbn.export.commands.serve_command import serve
+from serving import serving, write
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,6 +23,25 @@ def test_the_python_runs_in_the_order_in_which_it_stands(capsys):
     for block in blocks:
         exec(block, names)
     assert "folded ('conv2d" in capsys.readouterr().out
+
+
+def test_the_client_of_the_server_runs(tmp_path, capsys):
+    (block,) = re.findall(r"```py\n(.*?)```", README, re.DOTALL)
+    body = "(float[N, 8, 8, 1] image) => (float[N, 2] digit) { m = ReduceMean<keepdims=0>(image, i)  digit = Expand(m, two) }"
+    path = write(tmp_path / "digits.onnx", body, i=np.array([1, 2]), two=np.array([1, 2]))
+    with serving(path) as address:
+        exec(block.replace("localhost:8080", f"127.0.0.1:{address.port}"), {})
+    assert "[[0. 0.]]" in capsys.readouterr().out
+
+
+def test_the_options_of_the_server_are_there():
+    section = README.partition("## Serving")[2].partition("\n## ")[0]
+    shown = {
+        name for name in re.findall(r"--[a-z][a-z-]+", section) if name not in ("--no-cache-dir", "--system", "--data")
+    }
+    assert {"--max-batch", "--token-file"} <= shown
+    options = {f"--{name.replace('_', '-')}" for name in signature(serve).parameters}
+    assert shown <= options
 
 
 def test_the_bound_is_the_codes_own():

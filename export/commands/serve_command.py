@@ -1,0 +1,116 @@
+"""`kbn serve FILE.onnx... | DIR`"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import UsageError
+
+TOKEN_VARIABLE = "KBN_TOKEN"
+
+
+def serve(
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE.onnx...|DIR",
+            help="The models; of a folder FILE.onnx and NAME/VERSION/model.onnx.",
+            show_default=False,
+        ),
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; this machine alone by default, 0.0.0.0 for everyone.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=256, help="Threads inside an operator; the CPUs there are by default.", show_default=False
+        ),
+    ] = None,
+    max_batch: Annotated[
+        int, typer.Option(min=1, max=4096, help="Examples of waiting requests that are run together; 1 merges none.")
+    ] = 16,
+    queue: Annotated[int, typer.Option(min=1, max=65536, help="Requests that wait for a model; more get 503.")] = 256,
+    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds to an answer; then 504.")] = 30.0,
+    max_body: Annotated[
+        int, typer.Option(min=1, metavar="MIB", help="MiB that a request may have; more get 413.")
+    ] = 32,
+    receive_timeout: Annotated[
+        float,
+        typer.Option(min=0.1, help="Seconds that a client has to send a request, beside those that its size takes."),
+    ] = 10.0,
+    connections: Annotated[int, typer.Option(min=1, help="Open at a time; more get 503.")] = 1024,
+    watch: Annotated[
+        float, typer.Option(min=0, help="Seconds between looks at the files; 0 for none: SIGHUP reloads.")
+    ] = 2.0,
+    drain_pause: Annotated[
+        float, typer.Option(min=0, help="Seconds that a SIGTERM leaves to notice that the server is not ready.")
+    ] = 1.0,
+    drain_timeout: Annotated[float, typer.Option(min=1, help="Seconds that requests have to end then.")] = 30.0,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help=f"Holds the token that clients must send; or {TOKEN_VARIABLE}.", show_default=False
+        ),
+    ] = None,
+    certfile: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TLS: the certificate and its chain, PEM.", show_default=False)
+    ] = None,
+    keyfile: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS: its key, PEM.", show_default=False)] = None,
+    log_level: Annotated[
+        str, typer.Option(metavar="debug|info|warning|error", help="What is logged, on stderr.")
+    ] = "info",
+) -> None:
+    """Serve ONNX files over HTTP: the Open Inference Protocol v2, and a page at /."""
+    if log_level not in ("debug", "info", "warning", "error"):
+        raise UsageError(f"The log level {log_level!r} must be debug, info, warning or error.")
+    token = read_token(token_file)
+    from ..serve import logs
+    from ..serve.server import serve as run
+    from ..serve.settings import MIB, Settings, usable_cpus
+
+    settings = Settings(
+        host=host,
+        port=port,
+        threads=threads or usable_cpus(),
+        max_batch=max_batch,
+        queue=queue,
+        timeout=timeout,
+        max_body=max_body * MIB,
+        receive_timeout=receive_timeout,
+        connections=connections,
+        watch=watch,
+        drain_pause=drain_pause,
+        drain_timeout=drain_timeout,
+        token=token,
+        certfile=certfile,
+        keyfile=keyfile,
+    )
+    logs.set_up(log_level)
+    run(models, settings)
+
+
+def read_token(path: Path | None) -> str | None:
+    """The token of a file, else of the environment; command lines are seen by everyone on the machine.
+
+    Raises:
+        UsageError: the file cannot be read, or the token is not 16 or more visible ASCII characters.
+    """
+    if path is None:
+        token = os.environ.get(TOKEN_VARIABLE)
+        if token is None:
+            return None
+    else:
+        try:
+            token = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise UsageError(f"The token file {str(path)!r} cannot be read: {error}.") from None
+    token = token.strip()
+    if len(token) < 16 or not all("!" <= character <= "~" for character in token):
+        raise UsageError("The token must be 16 or more visible ASCII characters: openssl rand -hex 16 makes one.")
+    return token

@@ -1,0 +1,212 @@
+"""Opportunistic batching: whatever waits for a model while it runs is run together next.
+
+Nobody waits for company: a request that finds the model idle runs at once. Requests go together if the tails of their
+shapes (all axes but the first) are equal, up to `max_rows` examples; one that is larger runs alone. The queue is bounded.
+What is no longer wanted, as its client has gone or its time is up, is left out, or stopped where all of a run is unwanted.
+
+All methods are called in the event loop's thread; the model runs in one thread of the batcher's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .model import Model, run_options
+from .refusal import RefusedError
+
+Array = NDArray[Any]
+Key = tuple[Any, ...]
+Answer = list[Array] | Exception
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is told of each run: examples and requests in it, seconds that it took, seconds that each request waited."""
+
+    rows: int
+    requests: int
+    seconds: float
+    waited: Sequence[float]
+
+
+@dataclass(eq=False)
+class _Pending:
+    feeds: Mapping[str, Array]
+    rows: int
+    number: int
+    arrived: float
+    future: asyncio.Future[list[Array]]
+
+
+@dataclass(eq=False)
+class _Run:
+    requests: list[_Pending]
+    options: Any
+
+    def stop_if_unwanted(self, _future: Any) -> None:
+        if all(each.future.done() for each in self.requests):
+            self.options.terminate = True
+
+
+class Batcher:
+    """The queue of one model and the thread that it runs in.
+
+    Args:
+        merges: whether the model's examples may be run together.
+        max_rows: examples in one run of several requests.
+        limit: requests that wait.
+        tell: called after each run.
+    """
+
+    def __init__(
+        self, model: Model, merges: bool, max_rows: int, limit: int, tell: Callable[[RunFacts], None] = lambda _: None
+    ) -> None:
+        self._model = model
+        self._merges = merges
+        self._max_rows = max_rows
+        self._limit = limit
+        self._tell = tell
+        self._queues: dict[Key, deque[_Pending]] = {}
+        self._numbers = itertools.count()
+        self._running: _Run | None = None
+        self._start_asked = False
+        self._retired = False
+        self._jobs: SimpleQueue[tuple[_Run, asyncio.AbstractEventLoop] | None] = SimpleQueue()
+        threading.Thread(target=self._work, name="kbn-run", daemon=True).start()
+
+    @property
+    def waiting(self) -> int:
+        """The requests in the queue that are still wanted."""
+        return sum(not each.future.done() for queue in self._queues.values() for each in queue)
+
+    @property
+    def idle(self) -> bool:
+        return self._running is None and not self._queues
+
+    def submit(self, feeds: Mapping[str, Array], timeout: float) -> asyncio.Future[list[Array]]:
+        """A future of all outputs; cancel it when they are no longer wanted.
+
+        Raises:
+            RefusedError: the queue is full (503). The future raises it after `timeout` seconds (504), or as `Model.run` does.
+        """
+        if self.waiting >= self._limit:
+            raise RefusedError(
+                503, f"{self._limit} requests wait for this model already; try again.", {"retry-after": "1"}
+            )
+        loop = asyncio.get_running_loop()
+        rows = len(next(iter(feeds.values()))) if self._merges else 1
+        request = _Pending(feeds, rows, next(self._numbers), time.perf_counter(), loop.create_future())
+        alarm = loop.call_later(timeout, _expire, request.future, timeout)
+        request.future.add_done_callback(lambda _: alarm.cancel())
+        self._queues.setdefault(self._key(request), deque()).append(request)
+        if self._running is None and not self._start_asked:
+            # At the loop's next turn, so that the requests which have arrived together run together.
+            self._start_asked = True
+            loop.call_soon(self._start, loop)
+        return request.future
+
+    def retire(self) -> None:
+        """Ends the thread once what was submitted is answered."""
+        self._retired = True
+        if self.idle:
+            self._jobs.put(None)
+
+    def _key(self, request: _Pending) -> Key:
+        if not self._merges:
+            return (request.number,)
+        sizes = {len(array) for array in request.feeds.values()}
+        if len(sizes) > 1 or request.rows > self._max_rows:
+            return (request.number,)
+        return tuple((name, array.shape[1:]) for name, array in sorted(request.feeds.items()))
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._start_asked = False
+        if self._running is not None:
+            return
+        if requests := self._take():
+            size = sum(array.nbytes for each in requests for array in each.feeds.values())
+            self._running = run = _Run(requests, run_options(size))
+            for each in requests:
+                each.future.add_done_callback(run.stop_if_unwanted)
+            self._jobs.put((run, loop))
+        elif self._retired:
+            self._jobs.put(None)
+
+    def _take(self) -> list[_Pending]:
+        """The requests that run next: the one that has waited longest, and what goes with it."""
+        taken: list[_Pending] = []
+        while self._queues and not taken:
+            key = min(self._queues, key=lambda each: self._queues[each][0].number)
+            queue, rows = self._queues[key], 0
+            while queue and (not taken or rows + queue[0].rows <= self._max_rows):
+                request = queue.popleft()
+                if not request.future.done():
+                    taken.append(request)
+                    rows += request.rows
+            if not queue:
+                del self._queues[key]
+        return taken
+
+    def _work(self) -> None:
+        """In the thread: runs, splits, and hands the answers back."""
+        while (job := self._jobs.get()) is not None:
+            run, loop = job
+            started = time.perf_counter()
+            try:
+                answers = self._answers(run)
+            except Exception as error:  # such as no memory to merge them; the thread must go on
+                answers = [error] * len(run.requests)
+            with contextlib.suppress(RuntimeError):  # the loop has been closed, by a second signal
+                loop.call_soon_threadsafe(self._finish, run, answers, started, time.perf_counter(), loop)
+
+    def _answers(self, run: _Run) -> list[Answer]:
+        requests = run.requests
+        if len(requests) == 1:
+            return [self._alone(requests[0], run)]
+        merged = {name: np.concatenate([each.feeds[name] for each in requests]) for name in requests[0].feeds}
+        try:
+            outputs = self._model.run(merged, None, run.options)
+        except RefusedError:
+            return [self._alone(each, run) for each in requests]  # one of them must not spoil the others
+        ends = np.cumsum([each.rows for each in requests])
+        if any(not array.ndim or len(array) != ends[-1] for array in outputs):
+            return [self._alone(each, run) for each in requests]
+        return [[array[end - each.rows : end] for array in outputs] for each, end in zip(requests, ends, strict=True)]
+
+    def _alone(self, request: _Pending, run: _Run) -> Answer:
+        try:
+            return self._model.run(request.feeds, None, run.options)
+        except RefusedError as refusal:
+            return refusal
+
+    def _finish(
+        self, run: _Run, answers: Sequence[Answer], started: float, ended: float, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._running = None
+        self._start(loop)  # the next run goes on while these answers are written
+        for request, answer in zip(run.requests, answers, strict=True):
+            if request.future.done():
+                continue
+            if isinstance(answer, Exception):
+                request.future.set_exception(answer)
+            else:
+                request.future.set_result(answer)
+        waited = [max(0.0, started - each.arrived) for each in run.requests]
+        self._tell(RunFacts(sum(each.rows for each in run.requests), len(run.requests), ended - started, waited))
+
+
+def _expire(future: asyncio.Future[Any], timeout: float) -> None:
+    if not future.done():
+        future.set_exception(RefusedError(504, f"No answer within {timeout:g} s."))

@@ -1,0 +1,182 @@
+"""Connections that may not be slow: uvicorn's httptools protocol with time limits, size limits and answers as JSON.
+
+A client has `receive_timeout` seconds to send a request, and to take an answer, beside one second for each `min_rate` bytes
+of it. uvicorn itself waits for ever. `sweep` looks at all connections; the server calls it every half second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from .scope import DISCONNECTED
+from .settings import Settings
+
+LARGEST_HEAD = 64 * 1024  # bytes of the request line and the headers
+
+
+class _Joining:
+    """A transport that sends in one packet what is written in one turn of the loop: the head of an answer, and its body."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._held:
+            self._loop.call_soon(self.flush)
+        self._held.append(data)
+
+    def flush(self) -> None:
+        held, self._held = self._held, []
+        if held and not self._transport.is_closing():
+            self._transport.write(b"".join(held) if len(held) > 1 else held[0])
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def get_write_buffer_size(self) -> int:
+        return self._transport.get_write_buffer_size() + sum(map(len, self._held))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class Connection(HttpToolsProtocol):
+    """One connection; `settings` is set by `connection_class`."""
+
+    settings: Settings
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(_Joining(transport, self.loop))  # type: ignore[arg-type]
+        self._since: float | None = time.monotonic()  # when the request that is being received began
+        self._received = 0  # bytes of it
+        self._head = 0
+        self._when_lost: list[Callable[[], Any]] = []
+        self._refusal = (400, "This is no HTTP request.")
+        self._told = False
+        self._sending: tuple[float, int] | None = None  # since when bytes wait to be taken, and the most that did
+        if len(self.connections) > self.settings.connections and not self._has_room():
+            self._tell(503, "Too many connections are open; try again.")
+
+    def data_received(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._told or self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self._since is None and self.is_idle and self.timeout_keep_alive_task is None:
+            self._since = time.monotonic()  # line ends between requests do not stop the clock
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head = 0
+        if self._since is None:
+            self._since, self._received = time.monotonic(), 0
+
+        self.scope["extensions"] = {DISCONNECTED: {"call": self._call_when_lost}}
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for call in list(self._when_lost):
+            call()
+
+    def _call_when_lost(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        """Has `call` called when the client has gone, until what this returns is called."""
+        self._when_lost.append(call)
+        return lambda: self._when_lost.remove(call)
+
+    def on_url(self, url: bytes) -> None:
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_head(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        if self.cycle.response_complete and self._received > 2 * self.settings.max_body:
+            self.transport.abort()  # refused long ago, and still sending
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._since, self._received = None, 0
+
+    def send_400_response(self, msg: str) -> None:
+        self._tell(*self._refusal)
+
+    def timeout_keep_alive_handler(self) -> None:
+        if not self.transport.get_write_buffer_size():  # else `look` ends it
+            super().timeout_keep_alive_handler()
+
+    def look(self, now: float) -> None:
+        """Ends the connection where its client is too slow."""
+        waiting = self.transport.get_write_buffer_size()
+        if not waiting:
+            self._sending = None
+        elif self._sending is None:
+            self._sending = (now, waiting)
+        else:
+            self._sending = (self._sending[0], max(waiting, self._sending[1]))
+        if self._sending and self._is_overdue(*self._sending, now):
+            self.transport.abort()
+        elif self._since is not None and self._is_overdue(self._since, self._received, now):
+            if self._told or not self._received or (self.cycle is not None and self.cycle.response_started):
+                self.transport.abort()
+            else:
+                self._tell(408, "The request was not received in time.")
+
+    def _is_overdue(self, since: float, size: int, now: float) -> bool:
+        return now - since > self.settings.receive_timeout + size / self.settings.min_rate
+
+    def _count_head(self, size: int) -> None:
+        self._head += size
+        if self._head > LARGEST_HEAD:
+            self._refusal = (431, f"The request line and headers are longer than {LARGEST_HEAD} bytes.")
+            raise ValueError(self._refusal[1])  # httptools makes an invalid request of it
+
+    def _has_room(self) -> bool:
+        """Whether few enough connections are open, once one that is only kept for a next request has been closed."""
+        others = [each for each in self.connections if each is not self and not each.transport.is_closing()]
+        if len(others) < self.settings.connections:
+            return True
+        for other in others:
+            if isinstance(other, Connection) and other.is_idle and other._since is None:
+                other.transport.close()
+                return True
+        return False
+
+    def _tell(self, status: int, message: str) -> None:
+        """Writes an answer past the application, and closes."""
+        body = orjson.dumps({"error": message})
+        head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+        if self.is_idle or not self.cycle.response_started:
+            self.transport.write(STATUS_LINE[status] + head + body)
+        self._told = True
+        self._since = time.monotonic()
+        self.transport.close()
+
+
+def connection_class(settings: Settings) -> type[Connection]:
+    """The class with these limits, as uvicorn makes its connections by a class."""
+    return type("Connection", (Connection,), {"settings": settings})
+
+
+def sweep(connections: Iterable[Any]) -> None:
+    """Looks at each connection."""
+    now = time.monotonic()
+    for connection in list(connections):
+        if isinstance(connection, Connection):
+            connection.look(now)

@@ -1,0 +1,126 @@
+"""Around every request: its id, the token, the log line, and an answer in JSON whatever happens inside."""
+
+from __future__ import annotations
+
+import hmac
+import itertools
+import re
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .logs import log
+from .metrics import Metrics
+from .refusal import RefusedError, kind_of
+from .scope import FACTS
+
+_ID = re.compile(rb"[\w.:-]{1,64}")
+_OPEN = ("/v2/health/", "/page.js")  # what needs no token: probes have none, nor has the page, which holds no data
+
+
+class Middleware:
+    """Wraps the application.
+
+    Args:
+        token: what a client must send; None lets everyone in.
+        is_draining: whether connections are to be closed behind their answers.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, token: str | None, is_draining: Callable[[], bool]) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._token = None if token is None else f"Bearer {token}".encode()
+        self._is_draining = is_draining
+        self._start, self._count = secrets.token_hex(4), itertools.count()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, headers = time.perf_counter(), dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
+        request_id = given if _ID.fullmatch(given) else self._new_id()
+        facts: dict[str, Any] = {}
+        scope[FACTS] = facts
+        status = 0
+
+        async def send_on(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
+                if self._is_draining():
+                    message["headers"].append((b"connection", b"close"))
+            await send(message)
+
+        scope["app"] = self  # by which the router knows that somebody answers its exceptions
+        try:
+            if not self._may_enter(scope["path"], headers):
+                raise RefusedError(
+                    401, "A token is needed: Authorization: Bearer TOKEN.", {"www-authenticate": "Bearer"}
+                )
+            await self._app(scope, receive, send_on)
+        except RefusedError as refused:
+            facts["reason"] = refused.message[:300]
+            await _refuse(send_on, refused)
+        except HTTPException as error:
+            await _refuse(send_on, _of_router(error, scope))
+        except Exception as error:
+            log("fault", "error", request=request_id.decode(), reason=repr(error)[:500], traceback=_traceback(error))
+            if not status:
+                fault = f"This is a fault in kbn, logged under {request_id.decode()}."
+                await _refuse(send_on, RefusedError(500, fault))
+        finally:
+            if status >= 400:
+                self._metrics.refused(facts.get("model", ""), status)
+                facts["kind"] = kind_of(status)
+            log(
+                "request",
+                "info" if status < 500 else "warning",
+                request=request_id.decode(),
+                method=scope["method"],
+                path=scope["path"][:200],
+                status=status,
+                ms=round((time.perf_counter() - started) * 1e3, 2),
+                client=(scope.get("client") or ("",))[0],
+                **facts,
+            )
+
+    def _new_id(self) -> bytes:
+        """One that no other request to any server is likely to have."""
+        return f"{self._start}{next(self._count):08x}".encode()
+
+    def _may_enter(self, path: str, headers: dict[bytes, bytes]) -> bool:
+        if self._token is None or path == "/" or path.startswith(_OPEN):
+            return True
+        return hmac.compare_digest(headers.get(b"authorization", b""), self._token)
+
+
+async def _refuse(send: Send, refused: RefusedError) -> None:
+    body = orjson.dumps({"error": refused.message})
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **refused.headers}
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": refused.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _of_router(error: HTTPException, scope: Scope) -> RefusedError:
+    path = scope["path"][:100]
+    if error.status_code == 404:
+        return RefusedError(404, f"There is no {path!r}; GET /openapi.json describes what there is.")
+    return RefusedError(error.status_code, f"{scope['method']} is not what {path!r} takes.", dict(error.headers or {}))
+
+
+def _traceback(error: BaseException) -> str:
+    import traceback
+
+    return "".join(traceback.format_exception(error))

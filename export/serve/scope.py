@@ -1,0 +1,8 @@
+"""The keys under which the server's parts tell each other things in the ASGI scope of a request."""
+
+from __future__ import annotations
+
+FACTS = "kbn.facts"  # what a handler knows of its request, for the log
+DISCONNECTED = (
+    "kbn.disconnected"  # an extension: {"call": a function that takes what is called when the client has gone}
+)

@@ -1,0 +1,196 @@
+"""The running server: a socket, the models loaded behind it, signals, and an end that loses nothing.
+
+SIGTERM ──> not ready, connections closed behind their answers ──pause──> no new connections ──> last answers ──> exit 0
+SIGINT      the same without the pause; a second signal ends at once
+SIGHUP      every file is loaded anew
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import signal
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from ..errors import UsageError
+from .app import build
+from .connection import connection_class, sweep
+from .logs import log
+from .metrics import Metrics
+from .registry import Registry
+from .repository import find
+from .settings import Settings
+
+_TICKS_PER_SWEEP = 5  # uvicorn ticks ten times a second
+_KEEP_ALIVE = 75  # seconds; longer than the 60 s of common proxies, so that they close first
+_SIGNALS = [number for name in ("SIGTERM", "SIGINT", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
+
+
+def serve(sources: Sequence[Path], settings: Settings) -> None:
+    """Serves these files and folders until a signal ends it.
+
+    Raises:
+        UsageError: there is no model, or the address cannot be listened on, or the certificate cannot be read.
+        KbnError: a model cannot be served; the message says which and why.
+    """
+    find(sources)
+    with listen(settings) as listener:
+        server = Server(sources, settings, listener)
+        try:
+            server.config.load()
+        except OSError as error:  # ssl.SSLError is one
+            raise UsageError(
+                f"TLS cannot be set up: {error}. Give a certificate and its key, both PEM: --certfile, --keyfile."
+            ) from None
+        server.run(sockets=[listener])
+    if server.failure is not None:
+        raise server.failure
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A bound socket; raises UsageError where there is none to be had."""
+    listener = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except (OSError, UnicodeError) as error:
+        if listener is not None:
+            listener.close()
+        raise UsageError(
+            f"{settings.host} port {settings.port} cannot be listened on: {error}. Choose others with --host and --port."
+        ) from None
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with kbn's application, loading, signals and sweeps.
+
+    Attributes:
+        failure: why it ended early, or None.
+    """
+
+    def __init__(self, sources: Sequence[Path], settings: Settings, listener: socket.socket) -> None:
+        self._settings = settings
+        self._metrics = Metrics()
+        self.registry = Registry(sources, settings, self._metrics)
+        self._draining = False
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self._began = time.monotonic()
+        self.failure: Exception | None = None
+        self.address: tuple[str, int] = listener.getsockname()[:2]
+        super().__init__(
+            uvicorn.Config(
+                build(self.registry, self._metrics, settings, lambda: self._draining),
+                http=connection_class(settings),
+                loop="asyncio",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE,
+                timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),
+                ssl_certfile=settings.certfile,
+                ssl_keyfile=settings.keyfile,
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        host, port = self.address
+        scheme = "https" if self._settings.certfile else "http"
+        log("listening", "info", url=f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/")
+        if not ipaddress.ip_address(host).is_loopback and self._settings.token is None:
+            log(
+                "open", "warning", reason="Everyone who reaches this address may use it; --token-file asks for a token."
+            )
+        self._do(self._load())
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS_PER_SWEEP == 0:
+            sweep(self.server_state.connections)
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._draining = True
+        for task in self._tasks:
+            task.cancel()
+        sweeping = asyncio.ensure_future(self._sweep_for_ever())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            sweeping.cancel()
+            self.registry.retire()
+        log("stopped", "info")
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Takes the signals over, from uvicorn also; only a main thread gets any."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+
+        def take(number: int, _frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self._on_signal, number)
+
+        before = {number: signal.signal(number, take) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def stop(self, pause: float) -> None:
+        """Turns readiness off, and ends the server after `pause` seconds."""
+        self._draining = True
+        log("draining", "info", pause=pause, requests=len(self.server_state.tasks))
+        asyncio.get_running_loop().call_later(pause, setattr, self, "should_exit", True)
+
+    def _on_signal(self, number: int) -> None:
+        if number == getattr(signal, "SIGHUP", None):
+            log("reload", "info", reason="SIGHUP")
+            self._do(self.registry.refresh(force=True))
+        elif self._draining:
+            self.should_exit = self.force_exit = True
+            for task in self.server_state.tasks:
+                task.cancel()
+        else:
+            self.stop(self._settings.drain_pause if number == signal.SIGTERM else 0)
+
+    def _do(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _load(self) -> None:
+        try:
+            await self.registry.load_all()
+        except Exception as error:
+            self.failure, self.should_exit = error, True
+            return
+        log("ready", "info", models=len(self.registry), seconds=round(time.monotonic() - self._began, 3))
+        while self._settings.watch:
+            await asyncio.sleep(self._settings.watch)
+            try:
+                await self.registry.refresh()
+            except Exception as error:  # a look that fails must not be the last
+                log("reload", "error", reason=repr(error)[:500])
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            sweep(self.server_state.connections)
+            await asyncio.sleep(0.5)

@@ -1,0 +1,197 @@
+"""The queue of a model: what runs together, what does not, and what is left out; the model is one that a test holds back."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+from kbn.export.serve.batcher import Batcher
+from kbn.export.serve.refusal import RefusedError
+from serving import wait_until
+
+
+class HeldModel:
+    """Doubles its rows once `free` is set; a row of 13 fails its whole run."""
+
+    def __init__(self):
+        self.free = threading.Event()
+        self.started = threading.Event()
+        self.runs = []
+
+    def run(self, feeds, names=None, options=None):
+        self.started.set()
+        self.runs.append([array.shape for array in feeds.values()])
+        while not self.free.wait(0.001):
+            if options.terminate:
+                raise RefusedError(400, "terminated")
+        if any((array == 13).any() for array in feeds.values()):
+            raise RefusedError(400, "13")
+        return [2 * array for array in feeds.values()]
+
+
+def rows(*values, width=2):
+    return {"x": np.repeat(np.array(values, np.float32)[:, None], width, 1)}
+
+
+async def after_the_first(model, batcher, *feeds, timeout=30):
+    """Futures of these requests, all submitted while a first one runs."""
+    first = batcher.submit(rows(0), 30)
+    await asyncio.to_thread(model.started.wait)
+    futures = [batcher.submit(each, timeout) for each in feeds]
+    return first, futures
+
+
+def run(test, **options):
+    """Runs a coroutine function on a model that is held back and its batcher, and lets both go."""
+
+    async def main():
+        model = HeldModel()
+        told = []
+        batcher = Batcher(model, **{"merges": True, "max_rows": 4, "limit": 8, "tell": told.append, **options})
+        try:
+            await test(model, batcher)
+            return model, told
+        finally:
+            model.free.set()
+            batcher.retire()
+
+    return asyncio.run(main())
+
+
+def test_what_waits_runs_together_and_each_gets_its_own():
+    async def test(model, batcher):
+        first, futures = await after_the_first(model, batcher, rows(1), rows(2, 3), rows(4))
+        model.free.set()
+        answers = await asyncio.gather(first, *futures)
+        assert [answer[0][:, 0].tolist() for answer in answers] == [[0], [2], [4, 6], [8]]
+
+    model, told = run(test)
+    assert model.runs == [[(1, 2)], [(4, 2)]]
+    assert [(each.rows, each.requests) for each in told] == [(1, 1), (4, 3)]
+
+
+def test_requests_that_arrive_together_run_together_though_the_model_was_idle():
+    async def test(model, batcher):
+        model.free.set()
+        await asyncio.gather(batcher.submit(rows(1), 30), batcher.submit(rows(2), 30))
+
+    assert run(test)[0].runs == [[(2, 2)]]
+
+
+@pytest.mark.parametrize(
+    ("feeds", "shapes"),
+    [
+        ([rows(1), rows(2, width=3), rows(3)], [[(2, 2)], [(1, 3)]]),  # by tails, the oldest first
+        ([rows(1, 2, 3), rows(4, 5), rows(6)], [[(3, 2)], [(3, 2)]]),  # never more than the limit
+        ([rows(1, 2, 3, 4, 5), rows(6)], [[(5, 2)], [(1, 2)]]),  # larger than the limit: alone
+    ],
+)
+def test_what_does_not_go_together_runs_apart(feeds, shapes):
+    async def test(model, batcher):
+        first, futures = await after_the_first(model, batcher, *feeds)
+        model.free.set()
+        await asyncio.gather(first, *futures)
+
+    assert run(test)[0].runs[1:] == shapes
+
+
+def test_a_model_that_does_not_merge_runs_each_alone():
+    async def test(model, batcher):
+        first, futures = await after_the_first(model, batcher, rows(1), rows(2))
+        model.free.set()
+        await asyncio.gather(first, *futures)
+
+    assert run(test, merges=False)[0].runs == [[(1, 2)]] * 3
+
+
+def test_inputs_of_different_lengths_run_alone():
+    async def test(model, batcher):
+        odd = {**rows(1), "y": np.zeros((2, 2), np.float32)}
+        first, futures = await after_the_first(model, batcher, odd, odd)
+        model.free.set()
+        await asyncio.gather(first, *futures)
+
+    assert run(test)[0].runs[1:] == [[(1, 2), (2, 2)]] * 2
+
+
+def test_one_that_fails_does_not_fail_the_others():
+    async def test(model, batcher):
+        first, futures = await after_the_first(model, batcher, rows(1), rows(13), rows(3))
+        model.free.set()
+        answers = await asyncio.gather(first, *futures, return_exceptions=True)
+        assert [answers[1][0][0, 0], answers[3][0][0, 0]] == [2, 6]
+        assert isinstance(answers[2], RefusedError)
+
+    run(test)
+
+
+def test_an_output_without_the_rows_is_run_again_for_each():
+    class Summing(HeldModel):
+        def run(self, feeds, names=None, options=None):
+            (array,) = super().run(feeds, names, options)
+            return [array.sum(0, keepdims=True)]
+
+    async def main():
+        model = Summing()
+        batcher = Batcher(model, merges=True, max_rows=4, limit=8)
+        first, futures = await after_the_first(model, batcher, rows(1), rows(3))
+        model.free.set()
+        answers = await asyncio.gather(first, *futures)
+        batcher.retire()
+        assert [answer[0][0, 0] for answer in answers] == [0, 2, 6]
+
+    asyncio.run(main())
+
+
+def test_a_full_queue_refuses_and_takes_again():
+    async def test(model, batcher):
+        first, futures = await after_the_first(model, batcher, *[rows(1)] * 8)
+        with pytest.raises(RefusedError) as refused:
+            batcher.submit(rows(1), 30)
+        assert (refused.value.status, refused.value.headers) == (503, {"retry-after": "1"})
+        futures.pop().cancel()
+        again = batcher.submit(rows(5), 30)  # what is cancelled waits no longer
+        model.free.set()
+        await asyncio.gather(first, *futures)
+        assert (await again)[0][0, 0] == 10
+
+    run(test)
+
+
+def test_what_is_cancelled_or_late_is_not_run():
+    async def test(model, batcher):
+        first, (gone, kept) = await after_the_first(model, batcher, rows(1), rows(2))
+        late = batcher.submit(rows(3), 0.01)
+        gone.cancel()
+        with pytest.raises(RefusedError) as refused:
+            await late
+        assert refused.value.status == 504
+        model.free.set()
+        await asyncio.gather(first, kept)
+
+    assert run(test)[0].runs == [[(1, 2)], [(1, 2)]]
+
+
+def test_a_run_that_nobody_wants_is_stopped():
+    async def test(model, batcher):
+        only = batcher.submit(rows(1), 0.01)
+        with pytest.raises(RefusedError) as refused:
+            await only
+        assert refused.value.status == 504
+        while not batcher.idle:  # though the model is never let go
+            await asyncio.sleep(0.001)
+
+    assert len(run(test)[0].runs) == 1
+
+
+def test_a_retired_queue_answers_what_it_has():
+    async def test(model, batcher):
+        first, futures = await after_the_first(model, batcher, rows(1))
+        batcher.retire()
+        model.free.set()
+        assert [answer[0][0, 0] for answer in await asyncio.gather(first, *futures)] == [0, 2]
+        assert batcher.idle
+
+    run(test)
+    wait_until(lambda: not any(thread.name == "kbn-run" for thread in threading.enumerate()))
