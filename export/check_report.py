@@ -70,6 +70,8 @@ class CheckReport(Report):
     def headline(self) -> Headline:
         title = f"{Path(self.file).name} against {Path(self.model).name}"
         lead = f"Examples compared: {self._examples()}."
+        if not self.with_layers:
+            lead += " What is inside was not looked at; --layers (layers=True) does."
         if self.first_drifting:
             lead = f"The first {self._what} that drifts is {self.first_drifting.layer}. {lead}"
         return Headline(title, "PASSED" if self.passed else "FAILED", lead)
