@@ -138,6 +138,8 @@ class CheckReport(Report):
         if self.weights:
             right = len(self.weights) - len(self._wrong_weights())
             note += f" Weights: in {right} of {len(self.weights)} layers those of the fold, rounded once."
+        if self.sides is KERAS_AND_FILE and not self.fold:
+            note += " The file does not tell how it was folded: weights and own errors were not looked at."
         if not self.layers:
             note = (
                 "No tensor of floats has the same name and shape in both files."

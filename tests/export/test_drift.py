@@ -116,6 +116,7 @@ def test_a_file_that_does_not_say_how_it_was_folded_is_judged_by_its_outputs(tmp
     report = check(model, tmp_path / "unfolded.onnx", layers=True)
     assert report.passed
     assert not any(layer.local or layer.weights is not None for layer in report.layers)
+    assert "weights and own errors were not looked at" in report.tables()[-1].note
 
 
 def test_layers_of_misleading_names(tmp_path):
