@@ -60,7 +60,9 @@ def own_errors(layers: Sequence[LayerCheck], sides: Sides) -> DotChart:
         for layer in layers
         if layer.local is not None
     ]
-    note = "Each layer is given what the file has before it. The bound is that of the element whose error comes nearest to it."
+    note = (
+        "Each layer is given what the file has before it. Error and bound are of the element where the two are nearest."
+    )
     return DotChart("Own error of each layer", ("", _names(sides)[1], "rounding at most"), rows, "absolute error", note)
 
 

@@ -73,7 +73,7 @@ class CheckReport(Report):
         if not self.with_layers:
             lead += " What is inside was not looked at; --layers (layers=True) does."
         if self.first_drifting:
-            lead = f"The first {self._what} that drifts is {self.first_drifting.layer}. {lead}"
+            lead = f"The first {self._what} beyond its bounds is {self.first_drifting.layer}. {lead}"
         return Headline(title, "PASSED" if self.passed else "FAILED", lead)
 
     def _examples(self) -> str:
@@ -119,25 +119,29 @@ class CheckReport(Report):
         columns = ("output", "inputs", "of", "mean", "99 %", "max", "ulps 99 %", "ulps max", "cosine")
         rows = [row for output in self.outputs for row in output.spread_rows()]
         note = (
-            "Errors over all elements: the mean, what 99 % of them do not exceed, the largest; the same in units in the last "
-            "place (ulps) of the true value in float32; the cosine of the angle to the truth."
+            "Errors over all elements: the mean, what 99 % of them do not exceed, the largest; the same in units in the last place "
+            "(ulps) of the true value in float32, or of 2^-24 of the largest value where that is more; the cosine of the angle to "
+            "the truth."
         )
         return Table("Spread of the errors", columns, rows, frozenset(columns[3:]), note)
 
     def _layer_table(self) -> Table:
         errors = (self.sides.original_error, self.sides.file_error)
-        columns = ("layer", "type", "max|y|", *errors, "allowed", "own error", "rounding", "verdict")
+        columns = ("layer", "type", "max|y|", *errors, "allowed", "own error", "rounding", "weights", "verdict")
         first = self.first_drifting
         note = (
-            f"The first {self._what} that drifts is {first.layer}."
+            f"The first {self._what} beyond its bounds is {first.layer}."
             if first
-            else f"No {self._what} that was found drifts."
+            else f"No {self._what} that was found is beyond its bounds."
         )
         if any(layer.local for layer in self.layers):
-            note += " Own error: what the layer makes of its own input; rounding: what that explains at most."
+            note += (
+                " Own error: of its own input, of the element that is nearest to what rounding explains; that is beside it. "
+                "Weights: how far off, in units in the last place; rounding explains 0.5."
+            )
         if self.weights:
             right = len(self.weights) - len(self._wrong_weights())
-            note += f" Weights: in {right} of {len(self.weights)} layers those of the fold, rounded once."
+            note += f" In {right} of {len(self.weights)} layers the weights are those of the fold, rounded once."
         if self.sides is KERAS_AND_FILE and not self.fold:
             note += " The file does not tell how it was folded: weights and own errors were not looked at."
         if not self.layers:
@@ -146,7 +150,7 @@ class CheckReport(Report):
                 if self.sides is TWO_FILES
                 else "The file has no tensor that is named after a layer of the model."
             )
-        return Table("Layers", columns, [layer.row() for layer in self.layers], frozenset(columns[2:8]), note)
+        return Table("Layers", columns, [layer.row() for layer in self.layers], frozenset(columns[2:9]), note)
 
     def to_dict(self) -> dict[str, Any]:
         return {

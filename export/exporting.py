@@ -239,7 +239,9 @@ def _check_outputs(paths: Sequence[Path], kept: Path | None, force: bool) -> Non
 
 def _failure(report: CheckReport, model: ir.Model, kept: Path | None, force: bool) -> str:
     """Keeps the file that failed, if it is wanted; the message."""
-    message = f"The ONNX file does not compute what the model computes: {'; '.join(report.faults())}."
+    unproved = all(not output.cases or output.worst is None for output in report.outputs if not output.passed)
+    what = "cannot be proved" if unproved else "does not compute what the model computes"
+    message = f"The ONNX file {what}: {'; '.join(report.faults())}."
     if kept is None:
         return f"{message} Nothing was written; --keep-failed FILE keeps the file that failed."
     try:

@@ -16,9 +16,10 @@ class LocalError:
     """What a layer of the file does to its own input.
 
     Attributes:
-        error: the largest difference from what the layer makes of it in float64.
-        bound: what rounding explains, where the two are nearest or the error furthest beyond.
-        use: the largest ratio of the two over all elements; above 1 rounding does not explain it.
+        error: the difference from what the layer makes of it in float64, of that element whose error comes nearest to its
+            bound, or is furthest beyond.
+        bound: what rounding explains of it.
+        use: the ratio of the two; above 1 rounding does not explain it.
     """
 
     error: float
@@ -84,7 +85,8 @@ class LayerCheck:
         numbers = [errors.magnitude, errors.model_error, errors.file_error, errors.allowed]
         own = [local.error, local.bound] if local else []
         shown = [f"{number:.3g}" for number in (*numbers, *own)] + [""] * (2 - len(own))
-        return (self.layer, self.type, *shown, self.verdict)
+        weights = "" if self.weights is None else f"{self.weights:.3g}"
+        return (self.layer, self.type, *shown, weights, self.verdict)
 
     def to_dict(self) -> dict[str, Any]:
         return {

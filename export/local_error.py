@@ -92,7 +92,8 @@ def local_error(layer: keras.Layer, x: Array, in_layout_of: Callable[[Array], Ar
     found, truth, bound = found[judged].astype(np.float64), truth[judged], bound[judged]
     error = np.where(np.isfinite(found), np.abs(found - truth), np.inf)
     use = error / bound
-    return LocalError(float(error.max()), float(bound[use.argmax()]), float(use.max()))
+    worst = use.argmax()
+    return LocalError(float(error[worst]), float(bound[worst]), float(use[worst]))
 
 
 def input_of(layer: keras.Layer, tensors: Mapping[str, Array]) -> Array | None:

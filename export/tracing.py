@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 from keras import tree
+from keras.src.backend.common import global_state
 from keras.src.models import functional
 
 from .errors import KbnError, UnsupportedError, UsageError
@@ -137,13 +138,18 @@ def trace(model: keras.Model, opset: int, input_layout: str | None = None, input
         # Two outputs that are one tensor, or an output that is an input, must be two tensors of the graph.
         return [tf.identity(tensor) for tensor in tree.flatten(computed)]
 
-    with _nested_functions_inlined(), _operations_scoped(), operations_marked(opset):
+    with _scopes_restored(), _nested_functions_inlined(), _operations_scoped(), operations_marked(opset):
         function = tf.function(skeleton, autograph=False)
         try:
             concrete = function.get_concrete_function(input_specs, weight_specs)
         except KbnError:
             raise
         except Exception as error:  # the model's own code, which may raise anything
+            if "scope name" in str(error):
+                raise UnsupportedError(
+                    f"Model {model.name!r}, or a layer of it, has a name that TensorFlow, and so predict(), cannot take: "
+                    f"{reason(error)}. Give it a name of letters, digits, . and _."
+                ) from error
             raise UnsupportedError(
                 f"Model {model.name!r} cannot be traced: {reason(error)}. Does it run, as model(x, training=False)?"
             ) from error
@@ -174,6 +180,17 @@ def _nested_functions_inlined() -> Iterator[None]:
         yield
     finally:
         tf.config.run_functions_eagerly(before)
+
+
+@contextmanager
+def _scopes_restored() -> Iterator[None]:
+    """A name that TensorFlow refuses leaves Keras in the scope that it had begun, and all that is made later with its name."""
+    scopes = global_state.get_global_attribute("name_scope_stack", default=[], set_to_default=True)
+    before = list(scopes)
+    try:
+        yield
+    finally:
+        scopes[:] = before
 
 
 @contextmanager

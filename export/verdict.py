@@ -31,7 +31,8 @@ taken over all batches of one kind together: the user's data, the seeded inputs 
 What the ratio is on right files, benchmarks/error_ratio.py measures.
 
 A kind of input proves nothing where nothing finite comes out, or where the model itself, in the precision that it has, is far
-from the float64 run: then that run is no truth. One kind that proves something is enough.
+from the float64 run: then that run is no truth; nor where ATOL alone excuses an error that is of the size of the outputs. One
+kind that proves something is enough.
 """
 
 from __future__ import annotations
@@ -92,7 +93,13 @@ class Errors:
         """Whether there is nothing finite, or the model itself is too far from its float64 run; an infinite error is one."""
         if self.file_error == math.inf:
             return False
-        return not self.compared or self.departed or self.model_error > CHAOTIC * self.magnitude + ATOL
+        return not self.compared or self.departed or self.model_error > CHAOTIC * self.magnitude or self._excused_alone
+
+    @property
+    def _excused_alone(self) -> bool:
+        """Whether only ATOL excuses the error, where it is of the size of the outputs: zeros would be excused as well."""
+        near = max(FACTOR * self.model_error, RTOL * self.magnitude)
+        return near < self.file_error <= self.allowed and self.allowed > CHAOTIC * self.magnitude
 
     @property
     def verdict(self) -> str:

@@ -135,7 +135,7 @@ def test_bars_are_inside_their_panel_and_the_tallest_fills_it(shown):
 def test_what_failed_is_seen_at_once(shown):
     page = shown(failed_report())
     assert page.locator("h1 .bad").inner_text() == "FAILED"
-    assert "The first layer that drifts is dense." in page.locator(".lead").inner_text()
+    assert "The first layer beyond its bounds is dense." in page.locator(".lead").inner_text()
     failed = page.locator("tr.failed td:first-child")
     assert failed.all_inner_texts() == ["classes", "dense"]
     assert page.locator(".panel.failed h3").all_inner_texts() == ["classes, seeded inputs"]

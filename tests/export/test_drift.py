@@ -8,6 +8,7 @@ from keras import layers
 from onnx import numpy_helper
 
 from kbn.export import check, export
+from kbn.export.errors import UnsupportedError
 from kbn.export.onnx_conversion import convert
 from trained_models import randomized
 
@@ -215,7 +216,7 @@ def test_the_weights_of_every_family_are_those_of_the_fold(of_families):
     assert report.passed, report.faults()
     assert sorted(report.weights) == sorted(NAMES)
     assert 0 < max(report.weights.values()) <= 0.5
-    assert "Weights: in 10 of 10 layers" in report.tables()[-1].note
+    assert "In 10 of 10 layers the weights" in report.tables()[-1].note
 
 
 def test_a_unit_in_the_last_place_of_any_family_is_seen(of_families, tmp_path):
@@ -269,3 +270,14 @@ def test_a_layer_that_gives_its_last_state_alone(tmp_path):
     report = check(model, tmp_path / "state.onnx", layers=True)
     assert report.passed
     assert [layer.layer for layer in report.layers] == ["last"]
+
+
+def test_a_name_that_tensorflow_refuses_spoils_nothing_that_comes_later(tmp_path):
+    inputs = keras.Input((4,), name="x")
+    spaced = randomized(keras.Model(inputs, layers.Dense(3)(inputs), name="my model"))
+    with pytest.raises(UnsupportedError, match="Give it a name of letters"):
+        export(spaced, tmp_path / "m.onnx")
+    model = randomized(keras.Model(inputs, layers.Dense(3, name="later")(inputs)))
+    assert [weight.path for weight in model.weights] == ["later/kernel", "later/bias"]
+    export(model, tmp_path / "m.onnx")
+    assert check(model, tmp_path / "m.onnx", layers=True).weights == {"later": 0.0}

@@ -310,7 +310,7 @@ def test_tensors_of_the_same_name(files, tmp_path):
     spoiled = changed(files / "folded.onnx", tmp_path / "b.onnx", FAULTS["one bias"])
     report = check(files / "folded.onnx", spoiled, layers=True)
     assert report.first_drifting.type == "Conv"
-    assert "The first tensor that drifts is conv" in report.tables()[-1].note
+    assert "The first tensor beyond its bounds is conv" in report.tables()[-1].note
 
 
 def test_files_without_common_names(tmp_path):

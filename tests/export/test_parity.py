@@ -300,3 +300,13 @@ class TestVerdict:
         output = OutputCheck("y")
         output.add("seeded", self.truth, self.truth, [self.truth, self.truth[:, :2]])
         assert "shape (3, 2)" in output.faults[0]
+
+    def test_zeros_are_not_excused_where_outputs_are_small(self):
+        truth = self.truth * 1e-12
+        output = OutputCheck("y")
+        output.add("seeded", truth, truth * (1 + 1e-7), [np.zeros_like(truth)])
+        assert output.cases["seeded"].verdict == "proves nothing"
+        assert not output.passed
+        output.add("data", truth, truth * (1 + 1e-7), [truth * (1 - 3e-7)])
+        assert output.cases["data"].verdict == "passed"
+        assert output.passed
