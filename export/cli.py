@@ -19,6 +19,7 @@ import typer
 
 from kbn._version import __version__
 
+from .commands.audit_command import audit
 from .commands.bench_command import bench
 from .commands.check_command import check
 from .commands.export_command import export
@@ -40,7 +41,7 @@ app = typer.Typer(
 )
 
 
-for command in (inspect, fold, export, check, bench):
+for command in (inspect, audit, fold, export, check, bench):
     app.command()(command)
 
 

@@ -99,7 +99,7 @@ class AuditReport:
             told = [finding.what, f"-> {finding.remedy}"] + ([f"So in {_listed(others)}."] if others else [])
             lines += [*(line for text in told for line in _wrapped(text)), ""]
         for output in self.outputs:
-            lines.append(f"output {output.output}: {describe(output)}")
+            lines += _wrapped(f"output {output.output}: {describe(output)}.", "")
         lines += [line for note in self.notes for line in _wrapped(f"Note: {note}", "")]
         return "\n".join(lines).rstrip()
 
@@ -109,10 +109,13 @@ class AuditReport:
 
 def describe(output: OutputChange) -> str:
     """What recalibration would change in an output, in words."""
-    classes = "" if output.top1 is None else f", {output.top1:.1%} of the classes change"
+    classes = "" if output.top1 is None else f", {output.top1:.1%} of the examples change their class"
+    if output.batch_change is None:
+        return f"with the statistics of the data it moves by {output.change:.1%} of its spread{classes}"
+    noise = f"{output.batch_change:.1%}" + ("" if output.batch_top1 is None else f", {output.batch_top1:.1%}")
     return (
-        f"with the statistics of the data it moves by {output.change:.1%} of its spread{classes}; single batches' "
-        f"statistics move it by {output.batch_change:.1%}"
+        f"with the statistics of the data it moves by {output.change:.1%} of its spread{classes}; with those of single "
+        f"batches, as in training, by {noise}"
     )
 
 
@@ -133,9 +136,9 @@ def _aligned(heads: list[str], rows: list[list[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     lines = []
     for row in (heads, *rows):
+        # Words flush left, numbers right.
         cells = [
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            f"{cell:{'<' if i < 2 else '>'}{width}}" for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
     return lines

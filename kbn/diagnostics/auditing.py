@@ -84,7 +84,7 @@ def _shuffled(data: Any, batch_size: int, seed: int) -> Callable[[], Iterator[An
     """A function that starts a pass; of arrays, over shuffled batches as equal as can be, so that none is short."""
     if not array_data_adapter.can_convert_arrays((data, None, None)):
         start, _ = passes(data, None, batch_size)
-        return start  # type: ignore[no-any-return]
+        return start
     arrays = keras.tree.map_structure(ops.convert_to_numpy, data)
     count = min((len(each) for each in keras.tree.flatten(arrays)), default=0)
     order = np.random.default_rng(seed).permutation(count)

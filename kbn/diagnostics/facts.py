@@ -206,14 +206,12 @@ def _measured(
     strongest = np.nanmax(output, initial=0.0)
     dead = ~(output > DEAD * strongest) & np.isfinite(population.mean)
     elements = population.elements_of_an_example()[~dead]
-    ends = [
-        gamma * (end - population.mean) / np.sqrt(population.variance + epsilon) + beta
-        for end in (population.low, population.high)
-    ]
+    scale = gamma / np.sqrt(population.variance + epsilon)
+    ends = [scale * (end - population.mean) + beta for end in (population.low, population.high)]
     silent = (np.maximum(*ends) <= 0) & ~dead
     return {
         "examples": examples,
-        "departure": population.departure(*averages, gamma, epsilon) if averages else None,
+        "departure": population.departure(averages[0], averages[1], gamma, epsilon) if averages else None,
         "allowed": allowed,
         "batch_noise": noise / math.sqrt(size),
         "elements": float(np.nanmedian(elements)) * batch_size if batch_size and np.isfinite(elements).any() else None,

@@ -74,9 +74,15 @@ def not_finite(facts: Facts, _: Outputs) -> Finding | None:
 
 def batch_statistics_in_inference(facts: Facts, _: Outputs) -> Finding | None:
     if facts.trains_in_predict:
-        what = "Inference normalises with the statistics of the batch and moves the averages: an example's prediction depends on the others in its batch."
+        what = (
+            "Inference normalises with the statistics of the batch and moves the averages: a prediction depends on what else "
+            "is in its batch."
+        )
     elif facts.trains_in_call:
-        what = "model(x) normalises with the statistics of the batch and moves the averages, predict() does not: the two disagree."
+        what = (
+            "model(x) normalises with the statistics of the batch and moves the averages, predict() does not: the two "
+            "disagree."
+        )
     else:
         return None
     return Finding(
@@ -97,7 +103,7 @@ def inference_mode_ignored(facts: Facts, _: Outputs) -> Finding | None:
         facts.layer,
         "`training=False` is written into its call, but Keras overrides that in fit(): the averages move, and training "
         "normalises with the batch's statistics.",
-        "Set `trainable = False` on the layer; with kbn's layer freeze='inference', or freeze='statistics' to train gamma and beta.",
+        "Set `trainable = False` on the layer; kbn's has freeze='inference', and 'statistics' to train gamma and beta alone.",
     )
 
 
@@ -122,14 +128,15 @@ def stale_averages(facts: Facts, outputs: Outputs) -> Finding | None:
     if facts.initial or not facts.trains or not facts.departs:
         return None
     assert facts.departure is not None
-    if not _matter(outputs) and facts.departure <= NOTICEABLE:
+    noticeable = facts.departure > NOTICEABLE
+    if not (noticeable or _matter(outputs)):
         return None
     return Finding(
         "stale-averages",
-        WRONG if _matter(outputs) else WORTH_KNOWING,
+        WRONG if noticeable and _matter(outputs) else WORTH_KNOWING,
         facts.layer,
         f"The moving averages are not the statistics of this data: the layer's output is off by {facts.departure:.1%} of its "
-        f"spread, where their errors explain {facts.allowed:.1%} and one training batch makes {facts.batch_noise:.1%}; "
+        f"spread, where sampling explains {facts.allowed:.1%} and one training batch makes {facts.batch_noise:.1%}; "
         f"{_effect(outputs)}.",
         "Is the data prepared as in training? If so, recalibrate (kbn.recalibrate) on training data.",
     )
@@ -151,11 +158,12 @@ def frozen_averages_differ(facts: Facts, _: Outputs) -> Finding | None:
 def slow_momentum(facts: Facts, outputs: Outputs) -> Finding | None:
     if facts.kept is None or facts.kept <= KEPT or facts.initial:
         return None
-    assert facts.steps is not None and facts.momentum is not None
+    assert facts.steps is not None
+    assert facts.momentum is not None
     fitting = KEPT ** (1 / facts.steps)
     return Finding(
         "slow-momentum",
-        WRONG if facts.departs and _matter(outputs) else WORTH_KNOWING,
+        WRONG if facts.departs and (facts.departure or 0) > NOTICEABLE and _matter(outputs) else WORTH_KNOWING,
         facts.layer,
         f"With momentum {facts.momentum:g}, {facts.kept:.1%} of the averages is still what they held before the "
         f"{facts.steps:,} training steps.",
@@ -189,8 +197,8 @@ def dead_channels(facts: Facts, _: Outputs) -> Finding | None:
         "dead-channels",
         WRONG if everything else WORTH_KNOWING,
         facts.layer,
-        f"{'All' if everything else facts.dead} of {facts.channels} channels are constant on this data: gamma or the variance is 0, or "
-        f"nearly so beside the layer's strongest channel.",
+        f"{'All' if everything else facts.dead} of {facts.channels} channels are constant on this data: gamma or the variance "
+        "is 0, or next to 0 beside the layer's strongest channel.",
         "Nothing passes through the layer; look at what comes before it."
         if everything
         else "They can be pruned; many of them hint at a learning rate that was too high, or at inputs that do not vary.",
@@ -205,8 +213,8 @@ def epsilon_dominates(facts: Facts, _: Outputs) -> Finding | None:
         "epsilon-dominates",
         WORTH_KNOWING,
         facts.layer,
-        f"In {facts.below_epsilon} of {alive} channels that are alive, the variance is below epsilon = {facts.epsilon:g}: the layer does "
-        "not bring them to unit variance.",
+        f"In {facts.below_epsilon} of {alive} channels that are alive, the variance is below epsilon = {facts.epsilon:g}: the "
+        "layer does not bring them to unit variance.",
         "Take a smaller epsilon, or larger inputs.",
     )
 
@@ -219,8 +227,8 @@ def silent_relu(facts: Facts, _: Outputs) -> Finding | None:
         "silent-relu",
         WRONG if everything else WORTH_KNOWING,
         facts.layer,
-        f"In {'all' if everything else facts.silent} of {facts.channels} channels, the ReLU after the layer gives 0 for each of "
-        f"{facts.examples:.0f} examples: gamma and beta keep them negative.",
+        f"In {'all' if everything else facts.silent} of {facts.channels} channels, the ReLU after the layer gives 0 for each "
+        f"of {facts.examples:.0f} examples: gamma and beta keep them negative.",
         "They get no gradient any more and can be pruned; a lower learning rate leaves fewer.",
     )
 
@@ -232,7 +240,8 @@ def useless_bias(facts: Facts, _: Outputs) -> Finding | None:
         "useless-bias",
         WORTH_KNOWING,
         facts.layer,
-        f"The bias of {facts.bias_of!r} ({facts.bias_size:,} parameters) does nothing: the layer subtracts the mean, and the bias with it.",
+        f"The bias of {facts.bias_of!r} ({facts.bias_size:,} parameters) does nothing: the layer subtracts the mean, and the "
+        "bias with it.",
         f"Build {facts.bias_of!r} with use_bias=False; `kbn fold` takes both into one layer.",
     )
 
@@ -244,7 +253,8 @@ def updates_among_frozen(facts: Facts, _: Outputs) -> Finding | None:
         "updates-among-frozen",
         WORTH_KNOWING,
         facts.layer,
-        f"{facts.frozen_before!r} before it is frozen, but the layer is not: fit() moves its averages and trains its gamma and beta.",
+        f"{facts.frozen_before!r} before it is frozen, but the layer is not: fit() moves its averages, and trains what gamma "
+        "and beta it has.",
         "If all of that part was to stay as it is, set `trainable = False` on the layer too.",
     )
 

@@ -18,24 +18,23 @@ class OutputChange:
     Attributes:
         output: its name.
         change: the root mean square of the difference, against the spread of the output.
-        batch_change: that of the difference which the statistics of single batches make, as in training.
+        batch_change: that of the difference which the statistics of single batches make, as in training; None where the
+            data is a single batch, whose statistics are those of the data.
         top1: the part of the examples that change their class; None where the output is no probabilities of classes.
         batch_top1: that part with the statistics of single batches.
     """
 
     output: str
     change: float
-    batch_change: float
+    batch_change: float | None
     top1: float | None
     batch_top1: float | None
 
     @property
     def matters(self) -> bool:
         """Whether the change is of a size that a user sees, and more than what training took for noise."""
-        moved = not self.change <= max(MOVED, self.batch_change)
-        if self.top1 is None or self.batch_top1 is None:
-            return moved
-        return moved or self.top1 > max(CHANGED, self.batch_top1)
+        moved = not self.change <= max(MOVED, self.batch_change or 0.0)  # NaN has moved
+        return moved or (self.top1 is not None and self.top1 > max(CHANGED, self.batch_top1 or 0.0))
 
 
 class OutputSums:
@@ -43,7 +42,7 @@ class OutputSums:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._elements = self._examples = 0
+        self._elements = self._examples = self._batches = 0
         self._total: Any = 0.0
         self._squares: Any = 0.0
         self._changes = np.zeros(2)
@@ -54,6 +53,7 @@ class OutputSums:
         """The output of one batch: as it is, with the statistics of that batch, and with those of all the data."""
         now, by_batch, new = (np.asarray(each, np.float64) for each in (now, by_batch, new))
         flat = new.reshape(-1, new.shape[-1] if new.ndim > 1 else 1)
+        self._batches += 1
         self._elements += len(flat)
         self._total, self._squares = self._total + flat.sum(0), self._squares + np.square(flat).sum(0)
         self._changes += [np.square(each - new).sum() for each in (now, by_batch)]
@@ -64,13 +64,11 @@ class OutputSums:
             self._classes += [np.count_nonzero(each.argmax(1) != new.argmax(1)) for each in (now, by_batch)]
 
     def result(self) -> OutputChange:
+        """The changes of root mean square, and the parts of the examples."""
         spread = np.sum(self._squares - np.square(self._total) / self._elements)
-        change, batch_change = (np.sqrt(each / spread) if each else 0.0 for each in self._changes)
-        top1, batch_top1 = self._classes / self._examples if self._are_probabilities else (None, None)
+        changes = [float(np.sqrt(each / spread)) if each else 0.0 for each in self._changes]
+        parts = [float(each) / self._examples for each in self._classes] if self._are_probabilities else [None, None]
+        several = self._batches > 1
         return OutputChange(
-            self.name,
-            float(change),
-            float(batch_change),
-            None if top1 is None else float(top1),
-            None if batch_top1 is None else float(batch_top1),
+            self.name, changes[0], changes[1] if several else None, parts[0], parts[1] if several else None
         )
