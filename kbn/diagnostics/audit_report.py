@@ -48,7 +48,8 @@ class AuditReport:
         if known := len(self.findings) - wrong:
             counts.append(f"{known} worth knowing")
         plural = "s" if len(self.rows) > 1 else ""
-        return f"{len(self.rows)} batch normalization{plural}, {self.examples:,} examples: {', '.join(counts)}"
+        examples = f"{self.examples:,} example{'s' if self.examples != 1 else ''}"
+        return f"{len(self.rows)} batch normalization{plural}, {examples}: {', '.join(counts)}"
 
     def grouped(self) -> list[tuple[Finding, list[str]]]:
         """The findings, wrong ones first, those of one code and severity together: the first, and the others' layers."""

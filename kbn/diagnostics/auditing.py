@@ -18,7 +18,7 @@ from keras.src.trainers.data_adapters import array_data_adapter
 
 from kbn import arguments
 from kbn.diagnostics.audit_report import AuditReport
-from kbn.diagnostics.facts import YARDSTICK, Facts, facts
+from kbn.diagnostics.facts import FEWEST, YARDSTICK, Facts, facts
 from kbn.diagnostics.findings import findings
 from kbn.diagnostics.outputs import OutputChange, OutputSums
 from kbn.diagnostics.surroundings import NONE, surroundings
@@ -67,7 +67,7 @@ def audit(
             raise ValueError(f"Argument `data` must hold a batch. Received: data of type {type(data).__name__}")
         witnesses = _probe(model, first, before)
         examples = _sample(model, witnesses, one_pass(), before)
-        outputs = _outputs(model, witnesses, one_pass(), before)
+        outputs = _outputs(model, witnesses, one_pass(), before) if examples > FEWEST else ()
     finally:
         restore(before)
     around, names = surroundings(model), _names(witnesses)
@@ -81,16 +81,17 @@ def audit(
 
 
 def _shuffled(data: Any, batch_size: int, seed: int) -> Callable[[], Iterator[Any]]:
-    """A function that starts a pass; of arrays, over shuffled batches as equal as can be, so that none is short."""
+    """A function that starts a pass; of arrays, over shuffled batches: two at least, and as equal as can be."""
     if not array_data_adapter.can_convert_arrays((data, None, None)):
         start, _ = passes(data, None, batch_size)
         return start
     arrays = keras.tree.map_structure(ops.convert_to_numpy, data)
     count = min((len(each) for each in keras.tree.flatten(arrays)), default=0)
     order = np.random.default_rng(seed).permutation(count)
+    parts = max(-(-count // batch_size), min(2, count // 2), 1)
 
     def start_arrays() -> Iterator[Any]:
-        for chosen in np.array_split(order, -(-count // batch_size)) if count else ():
+        for chosen in np.array_split(order, parts) if count else ():
             yield keras.tree.map_structure(lambda each, chosen=chosen: each[chosen], arrays)
 
     return start_arrays
@@ -184,7 +185,7 @@ def _notes(rows: tuple[Facts, ...], batch_size: int | None) -> Iterator[str]:
         yield "The training batch size is not known, so nothing is said of its noise (batch_size=, --batch-size)."
     if any(row.steps is None and not row.initial for row in training):
         yield "How many steps the averages have seen is not known, so nothing is said of the momentum (steps=, --steps)."
-    if few := [row.layer for row in rows if 0 < row.examples <= 3]:
+    if few := [row.layer for row in rows if 0 < row.examples <= FEWEST]:
         yield f"Too few examples to judge the averages by: {', '.join(few)}. Give more data."
     if unseen := [row.layer for row in rows if not row.examples]:
         yield f"No data reached {', '.join(unseen)}: the model does not call these layers, or not with finite numbers."

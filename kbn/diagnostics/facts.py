@@ -19,6 +19,10 @@ DEAD = 2.0**-11
 _SIGMAS = 3.0
 # The batch size where the true one is not known.
 YARDSTICK = 32
+# Of up to so many examples the errors cannot be estimated: Student's distribution has no variance.
+FEWEST = 3
+# With n examples that all agree, 95 % certain is that fewer than 3 in n of all inputs do not ("rule of three"): 1 in 10.
+ENOUGH_TO_AGREE = 30
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Facts:
         dead: channels whose output hardly varies.
         below_epsilon: channels, not dead ones, whose variance is less than epsilon.
         epsilon: the layer's.
-        silent: channels, not dead ones, that the ReLU after the layer made 0 everywhere; None where no ReLU follows.
+        silent: channels, not dead ones, that the ReLU after the layer made 0 everywhere; None where no ReLU follows,
+            or the examples are few.
         bias_of: the layer before, where its bias does nothing; else "".
         bias_size: the number of parameters in that bias.
         frozen_before: the layer before, where it is frozen; else "".
@@ -196,8 +201,9 @@ def _measured(
         for weight, default in ((layer.gamma, 1.0), (layer.beta, 0.0))
     )
     noise = population.noise(gamma, epsilon)
+    known = examples > FEWEST
     allowed = None
-    if examples > 3:
+    if known:
         # The noise is an estimate too: Student's distribution of examples - 1 degrees is wider by this.
         wider = math.sqrt((examples - 1) / (examples - 3))
         share = _share_of_batch(layer.momentum, steps)
@@ -213,11 +219,13 @@ def _measured(
         "examples": examples,
         "departure": population.departure(averages[0], averages[1], gamma, epsilon) if averages else None,
         "allowed": allowed,
-        "batch_noise": noise / math.sqrt(size),
-        "elements": float(np.nanmedian(elements)) * batch_size if batch_size and np.isfinite(elements).any() else None,
+        "batch_noise": noise / math.sqrt(size) if known else None,
+        "elements": float(np.nanmedian(elements)) * batch_size
+        if batch_size and known and np.isfinite(elements).any()
+        else None,
         "dead": int(dead.sum()),
         "below_epsilon": int(((population.variance < epsilon) & ~dead).sum()),
-        "silent": int(silent.sum()) if rectified else None,
+        "silent": int(silent.sum()) if rectified and examples >= ENOUGH_TO_AGREE else None,
     }
 
 

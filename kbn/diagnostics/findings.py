@@ -138,7 +138,7 @@ def stale_averages(facts: Facts, outputs: Outputs) -> Finding | None:
         f"The moving averages are not the statistics of this data: the layer's output is off by {facts.departure:.1%} of its "
         f"spread, where sampling explains {facts.allowed:.1%} and one training batch makes {facts.batch_noise:.1%}; "
         f"{_effect(outputs)}.",
-        "Is the data prepared as in training? If so, recalibrate (kbn.recalibrate) on training data.",
+        "Is this data like the training data, and prepared alike? Then recalibrate (kbn.recalibrate); else give such data.",
     )
 
 
