@@ -70,7 +70,7 @@ def audit(
         outputs = _outputs(model, witnesses, one_pass(), before) if examples > FEWEST else ()
     finally:
         restore(before)
-    around, names = surroundings(model), _names(witnesses)
+    around, names = surroundings(model), _names(model, witnesses)
     iterations = steps if steps is not None else _iterations(model)
     rows = tuple(
         facts(each, around.get(each.layer, NONE), name, batch_size, iterations)
@@ -163,13 +163,19 @@ def _output_names(model: Any, count: int) -> list[str]:
     return names if len(names) == count else [f"output {index}" for index in range(count)]
 
 
-def _names(witnesses: list[Witness]) -> list[str]:
-    """The layers' names, or their paths where several have one name."""
+def _names(model: Any, witnesses: list[Witness]) -> list[str]:
+    """The layers' names, or where several have one name, with those of the models that they are in."""
     times = Counter(each.layer.name for each in witnesses)
+    paths = dict(reversed(list(_paths(model, ""))))
     return [
-        each.layer.name if times[each.layer.name] == 1 else each.layer.moving_mean.path.rpartition("/")[0]
-        for each in witnesses
+        each.layer.name if times[each.layer.name] == 1 else paths.get(each.layer, each.layer.name) for each in witnesses
     ]
+
+
+def _paths(layer: Any, within: str) -> Iterator[tuple[Any, str]]:
+    for inner in layer._flatten_layers(include_self=False, recursive=False):
+        yield inner, within + inner.name
+        yield from _paths(inner, f"{within}{inner.name}/")
 
 
 def _iterations(model: Any) -> int | None:

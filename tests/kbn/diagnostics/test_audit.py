@@ -1,11 +1,13 @@
 """Audits of models with one fault planted, and of sound ones. Needs TensorFlow as Keras' backend."""
 
+import io
 import json
 
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from rich.console import Console
 from sklearn.datasets import load_digits
 
 import kbn
@@ -17,7 +19,7 @@ CLASSES = [kbn.BatchNormalization, layers.BatchNormalization]
 @pytest.fixture(scope="module")
 def digits():
     x, y = load_digits(return_X_y=True)
-    return (x / 16).astype("float32"), y
+    return (x[:600] / 16).astype("float32"), y[:600]
 
 
 def network(cls=layers.BatchNormalization, use_bias=False, **arguments):
@@ -37,7 +39,7 @@ def trained(digits):
     """Weights of a network with quick averages, and the optimizer's steps."""
     x, y = digits
     model = network(momentum=0.9)
-    model.fit(x, y, batch_size=64, epochs=5, verbose=0)
+    model.fit(x, y, batch_size=64, epochs=6, verbose=0)
     return model.get_weights(), int(model.optimizer.iterations)
 
 
@@ -77,28 +79,31 @@ def test_nothing_is_found_in_a_sound_model(cls, sound, digits):
     assert report.notes == ()
     assert [row.layer for row in report.rows] == ["first", "second"]
     for row in report.rows:
-        assert (row.mode, row.steps, row.dead, row.examples) == ("trains", 145, 0, 1797)
+        assert (row.mode, row.steps, row.dead, row.examples) == ("trains", 60, 0, 600)
         assert row.departure < row.batch_noise
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cls", CLASSES)
-@pytest.mark.parametrize(("momentum", "epochs"), [(0.99, 12), (0.9, 4)])
-@pytest.mark.parametrize("arguments", [{}, {"debias": True}, {"momentum": None}], ids=str)
-def test_a_convolutional_network_of_several_epochs_is_sound(cls, momentum, epochs, arguments, digits):
-    if arguments and cls is not kbn.BatchNormalization:
-        pytest.skip("kbn's alone")
-    x, y = digits
+@pytest.mark.parametrize(
+    ("cls", "arguments", "epochs"),
+    [
+        (layers.BatchNormalization, {}, 20),
+        (layers.BatchNormalization, {"momentum": 0.9}, 5),
+        (kbn.BatchNormalization, {"debias": True}, 8),
+    ],
+)
+def test_a_convolutional_network_of_several_epochs_is_sound(cls, arguments, epochs):
+    x, y = load_digits(return_X_y=True)
+    x = (x / 16).astype("float32").reshape(-1, 8, 8, 1)
     keras.utils.set_random_seed(1)
     tensor = inputs = keras.Input((8, 8, 1))
     for filters in (8, 16):
         tensor = layers.Conv2D(filters, 3, use_bias=False)(tensor)
-        tensor = layers.ReLU()(cls(**({"momentum": momentum} | arguments))(tensor))
+        tensor = layers.ReLU()(cls(**arguments)(tensor))
     model = keras.Model(inputs, layers.Dense(10, activation="softmax")(layers.Flatten()(tensor)))
     model.compile("adam", "sparse_categorical_crossentropy")
-    x = x.reshape(-1, 8, 8, 1)
-    model.fit(x[:1400], y[:1400], batch_size=32, epochs=epochs if momentum == 0.9 else 15, verbose=0)
-    for data in (x[:1400], x[1400:]):
+    model.fit(x[:1400], y[:1400], batch_size=32, epochs=epochs, verbose=0)
+    for data in (x[:1400:2], x[1400:]):  # seen in training, and written by other people
         report = audit(model, data, batch_size=32)
         assert report.passed, str(report)
 
@@ -120,7 +125,7 @@ def test_an_audit_changes_nothing_of_the_model(sound, digits):
 def test_an_audit_that_fails_changes_nothing_either(sound):
     model = sound()
     before = model.get_weights()
-    with pytest.raises(Exception, match="incompatible|Matrix|shape"):
+    with pytest.raises(Exception, match="expects 1"):
         audit(model, [np.ones((8, 64), "float32"), np.ones((8, 3), "float32")])
     for value, old in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(value, old)
@@ -136,7 +141,7 @@ def test_an_audit_is_repeatable(sound, digits):
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_an_untrained_model(cls, digits):
-    report = audit(network(cls), digits[0][:400], batch_size=64)
+    report = audit(network(cls), digits[0][:256], batch_size=64)
     assert not report.passed
     assert severities(report) == {("never-updated", "wrong")}
     assert len(report.findings) == 2
@@ -153,7 +158,7 @@ def test_averages_that_never_moved_in_one_layer(cls, sound, digits):
 
 def test_averages_that_never_moved_are_sound_where_the_data_is_white(rng):
     model = keras.Sequential([keras.Input((5,)), layers.BatchNormalization()])
-    assert audit(model, rng.normal(size=(5000, 5)).astype("float32")).findings == ()
+    assert audit(model, rng.normal(size=(4000, 5)).astype("float32"), batch_size=500).findings == ()
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -186,13 +191,13 @@ def test_averages_that_are_not_finite(sound, digits):
     assert json.loads(report.to_json())["outputs"][0]["change"] is None
 
 
-@pytest.mark.parametrize(("cls", "arguments", "steps"), [(cls, {}, 87) for cls in CLASSES])
+@pytest.mark.parametrize(("cls", "arguments", "steps"), [(cls, {}, 20) for cls in CLASSES])
 def test_a_momentum_too_slow_for_the_steps(cls, arguments, steps, digits):
     model = network(cls, momentum=0.99)
-    model.fit(*digits, batch_size=64, epochs=3, verbose=0)
+    model.fit(*digits, batch_size=64, epochs=2, verbose=0)
     report = audit(model, digits[0], batch_size=64)
     assert {row.steps for row in report.rows} == {steps}
-    assert report.rows[0].kept == pytest.approx(0.99**87)
+    assert report.rows[0].kept == pytest.approx(0.99**20)
     assert ("slow-momentum", "wrong") in severities(report)
     assert "stale-averages" in codes(report)
 
@@ -219,7 +224,7 @@ def test_steps_may_be_told(sound, digits):
 
 @pytest.mark.parametrize(("size", "severity"), [(2, "wrong"), (8, "worth knowing"), (64, None), (None, None)])
 def test_a_batch_too_small_for_its_noise(size, severity, sound, digits):
-    report = audit(sound(), digits[0][:160], batch_size=size)
+    report = audit(sound(), digits[0][: 40 if size == 2 else 160], batch_size=size)
     found = {finding.severity for finding in report.findings if finding.code == "small-batch"}
     assert found == ({severity} if severity else set())
     assert any("batch size" in note for note in report.notes) is (size is None)
@@ -230,10 +235,10 @@ def test_a_batch_too_small_for_its_noise(size, severity, sound, digits):
 def test_pixels_that_move_together_are_one_element(rng):
     """Images of one colour each: 64 pixels, one independent element."""
     model = keras.Sequential([keras.Input((8, 8, 3)), layers.BatchNormalization()])
-    colours = rng.normal(size=(200, 1, 1, 3)).astype("float32")
-    noise = rng.normal(size=(200, 8, 8, 3)).astype("float32")
+    colours = rng.normal(size=(64, 1, 1, 3)).astype("float32")
+    noise = rng.normal(size=(64, 8, 8, 3)).astype("float32")
     assert audit(model, np.repeat(np.repeat(colours, 8, 1), 8, 2), batch_size=4).rows[0].elements == pytest.approx(4)
-    assert audit(model, noise, batch_size=4).rows[0].elements == pytest.approx(256, rel=0.3)
+    assert audit(model, noise, batch_size=4).rows[0].elements == pytest.approx(256, rel=0.5)
 
 
 def test_ghost_batches_are_the_batches(sound, digits):
@@ -249,23 +254,26 @@ def test_training_true_written_into_a_functional_call(cls, digits):
 
 
 class Writes(keras.Model):
-    def __init__(self, cls, training):
+    """A subclass that calls its normalization as it is told."""
+
+    def __init__(self, cls, **written):
         super().__init__()
-        self.norm, self.written = cls(name="bn"), training
+        self.norm, self.written = cls(name="bn"), written
 
     def call(self, inputs):
-        return self.norm(inputs, training=self.written)
+        return self.norm(inputs, **self.written)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
 @pytest.mark.parametrize(("written", "expected"), [(True, "training-true"), (False, "never-trains"), (None, None)])
-def test_a_mode_written_into_a_subclass(cls, written, expected, digits):
-    model = Writes(cls, None)
-    model(digits[0][:2])
-    calibrated(model, digits[0])
-    model.written = written
-    report = audit(model, digits[0][:200])
-    assert codes(report) - {"dead-channels"} == ({expected} if expected else set())
+def test_a_mode_written_into_a_subclass(cls, written, expected, rng):
+    model = Writes(cls, **({} if written is None else {"training": written}))
+    x = rng.normal(3.0, 2.0, (200, 4)).astype("float32")
+    model(x[:1])
+    model.norm.moving_mean.assign(x.mean(0))
+    model.norm.moving_variance.assign(x.var(0))
+    report = audit(model, x)
+    assert codes(report) == ({expected} if expected else set())
     assert report.passed is (expected != "training-true")
 
 
@@ -354,7 +362,7 @@ def test_an_epsilon_that_dominates(rng):
 
 def test_a_bias_that_does_nothing(digits):
     model = calibrated(network(use_bias=True), digits[0])
-    report = audit(model, digits[0][:400])
+    report = audit(model, digits[0][:256])
     biases = [finding for finding in report.findings if finding.code == "useless-bias"]
     assert [(finding.layer, finding.severity) for finding in biases] == [
         ("first", "worth knowing"),
@@ -429,7 +437,7 @@ def test_mixed_precision(cls, policy, sound, digits):
         model = sound(cls)
     finally:
         keras.config.set_dtype_policy("float32")
-    report = audit(model, digits[0][:400], batch_size=64)
+    report = audit(model, digits[0][:256], batch_size=64)
     assert report.findings == (), str(report)
 
 
@@ -452,11 +460,16 @@ def test_what_a_mask_hides_does_not_count(rng):
 def test_data_of_every_kind(sound, digits):
     import tensorflow as tf
 
-    model, x = sound(), digits[0][:256]
+    model, x = sound(), digits[0][:128]
     expected = audit(model, x).rows[0].departure
     dataset = tf.data.Dataset.from_tensor_slices((x, digits[1][:256])).batch(32)
-    for data in (dataset, [x[:128], x[128:]], tf.constant(x)):
-        assert audit(model, data).rows[0].departure == pytest.approx(expected, rel=1e-4)
+
+    class Batches:
+        def __iter__(self):
+            yield from ((x[:64], digits[1][:64]), (x[64:], digits[1][64:128]))
+
+    for data in (dataset, Batches(), tf.constant(x)):
+        assert audit(model, data).rows[0].departure == pytest.approx(expected, rel=1e-3)
 
 
 def test_data_sorted_by_class_is_shuffled(sound, digits):
@@ -501,8 +514,6 @@ def test_the_report_reads_as_text(digits):
     for words in ("wrong: never-updated in first", "So in second.", "-> Load", "output classes"):
         assert words in text
     assert max(map(len, text.splitlines())) <= 110
-    from rich.console import Console
-
-    console = Console(width=200, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(report)
-    assert [line.rstrip() for line in console.export_text().splitlines()] == text.splitlines()
+    shown = io.StringIO()
+    Console(width=200, file=shown).print(report)
+    assert [line.rstrip() for line in shown.getvalue().splitlines()] == text.splitlines()
