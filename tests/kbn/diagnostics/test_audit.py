@@ -19,7 +19,7 @@ CLASSES = [kbn.BatchNormalization, layers.BatchNormalization]
 @pytest.fixture(scope="module")
 def digits():
     x, y = load_digits(return_X_y=True)
-    return (x[:600] / 16).astype("float32"), y[:600]
+    return (x[:400] / 16).astype("float32"), y[:400]
 
 
 def network(cls=layers.BatchNormalization, use_bias=False, **arguments):
@@ -30,7 +30,7 @@ def network(cls=layers.BatchNormalization, use_bias=False, **arguments):
         tensor = layers.Dense(32, use_bias=use_bias, name=f"{name}_dense")(tensor)
         tensor = layers.ReLU()(cls(name=name, **arguments)(tensor))
     model = keras.Model(inputs, layers.Dense(10, activation="softmax", name="classes")(tensor))
-    model.compile("adam", "sparse_categorical_crossentropy")
+    model.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
     return model
 
 
@@ -39,7 +39,7 @@ def trained(digits):
     """Weights of a network with quick averages, and the optimizer's steps."""
     x, y = digits
     model = network(momentum=0.9)
-    model.fit(x, y, batch_size=64, epochs=6, verbose=0)
+    model.fit(x, y, batch_size=64, epochs=9, verbose=0)
     return model.get_weights(), int(model.optimizer.iterations)
 
 
@@ -79,7 +79,7 @@ def test_nothing_is_found_in_a_sound_model(cls, sound, digits):
     assert report.notes == ()
     assert [row.layer for row in report.rows] == ["first", "second"]
     for row in report.rows:
-        assert (row.mode, row.steps, row.dead, row.examples) == ("trains", 60, 0, 600)
+        assert (row.mode, row.steps, row.dead, row.examples) == ("trains", 63, 0, 400)
         assert row.departure < row.batch_noise
 
 
@@ -110,7 +110,7 @@ def test_a_convolutional_network_of_several_epochs_is_sound(cls, arguments, epoc
 
 def test_an_audit_changes_nothing_of_the_model(sound, digits):
     model = sound(kbn.BatchNormalization)
-    model.fit(digits[0][:128], digits[1][:128], batch_size=64, verbose=0)
+    model.optimizer.build(model.trainable_variables)
     variables = [*model.variables, *model.optimizer.variables]
     before = [ops.convert_to_numpy(each).copy() for each in variables]
     calls = [layer.call for layer in model.layers]
@@ -191,14 +191,19 @@ def test_averages_that_are_not_finite(sound, digits):
     assert json.loads(report.to_json())["outputs"][0]["change"] is None
 
 
-@pytest.mark.parametrize(("cls", "arguments", "steps"), [(cls, {}, 20) for cls in CLASSES])
-def test_a_momentum_too_slow_for_the_steps(cls, arguments, steps, digits):
-    model = network(cls, momentum=0.99)
-    model.fit(*digits, batch_size=64, epochs=2, verbose=0)
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_momentum_too_slow_for_the_steps(cls, sound, digits):
+    """Averages of momentum 0.99 after 20 steps on the same data: 82 % is still what they were initialised with."""
+    model = sound(cls, momentum=0.99)
+    for name in ("first", "second"):
+        layer = model.get_layer(name)
+        layer.moving_mean.assign(ops.multiply(layer.moving_mean, 1 - 0.99**20))
+        layer.moving_variance.assign(0.99**20 + ops.multiply(layer.moving_variance, 1 - 0.99**20))
+    model.optimizer.iterations.assign(20)
     report = audit(model, digits[0], batch_size=64)
-    assert {row.steps for row in report.rows} == {steps}
-    assert report.rows[0].kept == pytest.approx(0.99**20)
+    assert {(row.steps, round(row.kept, 6)) for row in report.rows} == {(20, round(0.99**20, 6))}
     assert ("slow-momentum", "wrong") in severities(report)
+    assert "81.8%" in report.findings[1].what
     assert "stale-averages" in codes(report)
 
 
@@ -269,7 +274,7 @@ class Writes(keras.Model):
 def test_a_mode_written_into_a_subclass(cls, written, expected, rng):
     model = Writes(cls, **({} if written is None else {"training": written}))
     x = rng.normal(3.0, 2.0, (200, 4)).astype("float32")
-    model(x[:1])
+    model(x[:2])
     model.norm.moving_mean.assign(x.mean(0))
     model.norm.moving_variance.assign(x.var(0))
     report = audit(model, x)
@@ -293,7 +298,7 @@ def test_training_false_that_keras_ignores(nested, trainable, digits):
     report = audit(model, digits[0][:200])
     assert ("training-false-ignored" in codes(report)) is trainable
     # It is true:
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", run_eagerly=True)
     before = norm.moving_mean.numpy().copy()
     model.fit(digits[0][:64] + 1, np.zeros((64, 3)), verbose=0)
     assert np.array_equal(before, norm.moving_mean.numpy()) is not trainable
@@ -462,7 +467,7 @@ def test_data_of_every_kind(sound, digits):
 
     model, x = sound(), digits[0][:128]
     expected = audit(model, x).rows[0].departure
-    dataset = tf.data.Dataset.from_tensor_slices((x, digits[1][:256])).batch(32)
+    dataset = tf.data.Dataset.from_tensor_slices((x, digits[1][:128])).batch(32)
 
     class Batches:
         def __iter__(self):
