@@ -85,7 +85,7 @@ def _shuffled(data: Any, batch_size: int, seed: int) -> Callable[[], Iterator[An
     if not array_data_adapter.can_convert_arrays((data, None, None)):
         start, _ = passes(data, None, batch_size)
         return start
-    arrays = keras.tree.map_structure(ops.convert_to_numpy, data)
+    arrays = keras.tree.map_structure(_array, data)
     count = min((len(each) for each in keras.tree.flatten(arrays)), default=0)
     order = np.random.default_rng(seed).permutation(count)
     parts = max(-(-count // batch_size), min(2, count // 2), 1)
@@ -95,6 +95,12 @@ def _shuffled(data: Any, batch_size: int, seed: int) -> Callable[[], Iterator[An
             yield keras.tree.map_structure(lambda each, chosen=chosen: each[chosen], arrays)
 
     return start_arrays
+
+
+def _array(data: Any) -> Any:
+    """As Keras takes it in fit(): every float is of the dtype that keras.config.floatx() says."""
+    array = ops.convert_to_numpy(data)
+    return array.astype(keras.config.floatx()) if array.dtype.kind == "f" else array
 
 
 def _probe(model: Any, x: Any, before: Values) -> list[Witness]:

@@ -473,7 +473,7 @@ def test_data_of_every_kind(sound, digits):
         def __iter__(self):
             yield from ((x[:64], digits[1][:64]), (x[64:], digits[1][64:128]))
 
-    for data in (dataset, Batches(), tf.constant(x)):
+    for data in (dataset, Batches(), tf.constant(x), x.astype("float64")):
         assert audit(model, data).rows[0].departure == pytest.approx(expected, rel=1e-3)
 
 
@@ -522,3 +522,9 @@ def test_the_report_reads_as_text(digits):
     shown = io.StringIO()
     Console(width=200, file=shown).print(report)
     assert [line.rstrip() for line in shown.getvalue().splitlines()] == text.splitlines()
+
+
+def test_the_facade():
+    assert {"AuditReport", "Finding", "audit"} <= set(dir(kbn.diagnostics))
+    with pytest.raises(AttributeError, match="no attribute 'auditor'"):
+        _ = kbn.diagnostics.auditor
