@@ -73,7 +73,7 @@ def severities(report):
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_nothing_is_found_in_a_sound_model(cls, sound, digits):
-    report = audit(sound(cls), digits[0], batch_size=64)
+    report = audit(sound(cls), digits[0], batch_size=100)
     assert report.passed
     assert report.findings == ()
     assert report.notes == ()
@@ -115,7 +115,7 @@ def test_an_audit_changes_nothing_of_the_model(sound, digits):
     before = [ops.convert_to_numpy(each).copy() for each in variables]
     calls = [layer.call for layer in model.layers]
     expected = model.predict(digits[0][:64], verbose=0)
-    audit(model, digits[0][:200])
+    audit(model, digits[0][:96])
     for variable, value in zip(variables, before, strict=True):
         np.testing.assert_array_equal(ops.convert_to_numpy(variable), value)
     assert [layer.call for layer in model.layers] == calls
@@ -133,7 +133,7 @@ def test_an_audit_that_fails_changes_nothing_either(sound):
 
 def test_an_audit_is_repeatable(sound, digits):
     model = sound()
-    assert audit(model, digits[0][:300]).to_dict() == audit(model, digits[0][:300]).to_dict()
+    assert audit(model, digits[0][:96]).to_dict() == audit(model, digits[0][:96]).to_dict()
 
 
 # --- planted faults
@@ -141,7 +141,7 @@ def test_an_audit_is_repeatable(sound, digits):
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_an_untrained_model(cls, digits):
-    report = audit(network(cls), digits[0][:256], batch_size=64)
+    report = audit(network(cls), digits[0][:256], batch_size=100)
     assert not report.passed
     assert severities(report) == {("never-updated", "wrong")}
     assert len(report.findings) == 2
@@ -152,7 +152,7 @@ def test_averages_that_never_moved_in_one_layer(cls, sound, digits):
     model = sound(cls)
     model.get_layer("second").moving_mean.assign(np.zeros(32))
     model.get_layer("second").moving_variance.assign(np.ones(32))
-    report = audit(model, digits[0], batch_size=64)
+    report = audit(model, digits[0], batch_size=100)
     assert [(finding.code, finding.layer) for finding in report.findings] == [("never-updated", "second")]
 
 
@@ -165,7 +165,7 @@ def test_averages_that_never_moved_are_sound_where_the_data_is_white(rng):
 def test_stale_averages(cls, sound, digits):
     model = sound(cls)
     model.get_layer("first").moving_variance.assign(ops.multiply(model.get_layer("first").moving_variance, 9.0))
-    report = audit(model, digits[0], batch_size=64)
+    report = audit(model, digits[0], batch_size=100)
     assert severities(report) == {("stale-averages", "wrong")}
     (row, other), (output,) = report.rows, report.outputs
     # Every deviation counts a third: the normalised output is off by two thirds of its spread.
@@ -179,13 +179,13 @@ def test_stale_averages(cls, sound, digits):
     change = np.sqrt(np.square(now - new).sum() / np.square(new - new.mean(0)).sum())
     assert output.change == pytest.approx(change, rel=0.05)
     assert output.top1 == pytest.approx(np.mean(now.argmax(1) != new.argmax(1)), abs=0.02)
-    assert audit(model, digits[0], batch_size=64).passed
+    assert audit(model, digits[0], batch_size=100).passed
 
 
 def test_averages_that_are_not_finite(sound, digits):
     model = sound()
     model.get_layer("first").moving_mean.assign(np.full(32, np.nan))
-    report = audit(model, digits[0][:200])
+    report = audit(model, digits[0][:96])
     assert "not-finite" in codes(report, "first")
     assert not report.passed
     assert json.loads(report.to_json())["outputs"][0]["change"] is None
@@ -200,7 +200,7 @@ def test_a_momentum_too_slow_for_the_steps(cls, sound, digits):
         layer.moving_mean.assign(ops.multiply(layer.moving_mean, 1 - 0.99**20))
         layer.moving_variance.assign(0.99**20 + ops.multiply(layer.moving_variance, 1 - 0.99**20))
     model.optimizer.iterations.assign(20)
-    report = audit(model, digits[0], batch_size=64)
+    report = audit(model, digits[0], batch_size=100)
     assert {(row.steps, round(row.kept, 6)) for row in report.rows} == {(20, round(0.99**20, 6))}
     assert ("slow-momentum", "wrong") in severities(report)
     assert "81.8%" in report.findings[1].what
@@ -212,7 +212,7 @@ def test_a_layer_that_counts_its_steps_needs_no_optimizer(arguments, steps, digi
     model = network(kbn.BatchNormalization, **arguments)
     for start in range(0, 384, 64):
         model(digits[0][start : start + 64], training=True)
-    report = audit(model, digits[0][:384], batch_size=64)
+    report = audit(model, digits[0][:384], batch_size=100)
     assert {row.steps for row in report.rows} == {steps}
     assert {row.kept for row in report.rows} == {None}
     assert report.passed, str(report)
@@ -221,7 +221,7 @@ def test_a_layer_that_counts_its_steps_needs_no_optimizer(arguments, steps, digi
 def test_steps_may_be_told(sound, digits):
     model = sound()
     model.optimizer.iterations.assign(0)
-    unknown = audit(model, digits[0][:200], batch_size=64)
+    unknown = audit(model, digits[0][:200], batch_size=100)
     assert {row.steps for row in unknown.rows} == {None}
     assert any("steps" in note for note in unknown.notes)
     assert "slow-momentum" in codes(audit(model, digits[0][:200], batch_size=64, steps=20))
@@ -229,7 +229,7 @@ def test_steps_may_be_told(sound, digits):
 
 @pytest.mark.parametrize(("size", "severity"), [(2, "wrong"), (8, "worth knowing"), (64, None), (None, None)])
 def test_a_batch_too_small_for_its_noise(size, severity, sound, digits):
-    report = audit(sound(), digits[0][: 40 if size == 2 else 160], batch_size=size)
+    report = audit(sound(), digits[0][: 40 if size == 2 else 96], batch_size=size)
     found = {finding.severity for finding in report.findings if finding.code == "small-batch"}
     assert found == ({severity} if severity else set())
     assert any("batch size" in note for note in report.notes) is (size is None)
@@ -248,7 +248,7 @@ def test_pixels_that_move_together_are_one_element(rng):
 
 def test_ghost_batches_are_the_batches(sound, digits):
     model = sound(kbn.BatchNormalization, virtual_batch_size=8)
-    assert audit(model, digits[0][:160], batch_size=64).rows[0].elements == pytest.approx(8, rel=1e-3)
+    assert audit(model, digits[0][:160], batch_size=100).rows[0].elements == pytest.approx(8, rel=1e-3)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -295,7 +295,7 @@ def test_training_false_that_keras_ignores(nested, trainable, digits):
         model = keras.Model(inputs, layers.Dense(3)(norm(inputs, training=False)))
     calibrated(model, digits[0])
     norm.trainable = trainable
-    report = audit(model, digits[0][:200])
+    report = audit(model, digits[0][:96])
     assert ("training-false-ignored" in codes(report)) is trainable
     # It is true:
     model.compile("sgd", "mse", run_eagerly=True)
@@ -310,12 +310,12 @@ def test_a_frozen_layer(how, sound, digits):
     for name in ("first", "second"):
         for key, value in how.items():
             setattr(model.get_layer(name), key, value)
-    report = audit(model, digits[0], batch_size=64)
+    report = audit(model, digits[0], batch_size=100)
     assert report.findings == ()
     ((key, value),) = how.items()
     assert {row.mode for row in report.rows} == {f"{key}={value!r}"}
     model.get_layer("first").moving_mean.assign(ops.add(model.get_layer("first").moving_mean, 1.0))
-    report = audit(model, digits[0], batch_size=64)
+    report = audit(model, digits[0], batch_size=100)
     assert ("frozen-averages-differ", "worth knowing") in severities(report)
     assert report.passed
 
@@ -324,7 +324,7 @@ def test_an_updating_layer_among_frozen_ones(sound, digits):
     model = sound()
     for name in ("first_dense", "second_dense", "second"):
         model.get_layer(name).trainable = False
-    report = audit(model, digits[0], batch_size=64)
+    report = audit(model, digits[0], batch_size=100)
     assert [(finding.code, finding.layer) for finding in report.findings] == [("updates-among-frozen", "first")]
 
 
@@ -349,7 +349,7 @@ def test_a_relu_that_is_never_positive(sound, digits):
     model = sound()
     beta = model.get_layer("second").beta
     beta.assign(np.where(np.arange(32) < 4, -100.0, beta))
-    report = audit(model, digits[0], batch_size=64)
+    report = audit(model, digits[0], batch_size=100)
     (finding,) = report.findings
     assert (finding.code, finding.layer) == ("silent-relu", "second")
     assert "In 4 of 32" in finding.what
@@ -392,7 +392,7 @@ def test_a_bias_that_does_something(kind, rng):
 def test_skipped_batches(sound, digits):
     model = sound(kbn.BatchNormalization)
     model(np.full((4, 64), np.nan, "float32"), training=True)
-    assert ("batches-skipped", "worth knowing") in severities(audit(model, digits[0][:200]))
+    assert ("batches-skipped", "worth knowing") in severities(audit(model, digits[0][:96]))
 
 
 # --- kinds of models and data
@@ -442,7 +442,7 @@ def test_mixed_precision(cls, policy, sound, digits):
         model = sound(cls)
     finally:
         keras.config.set_dtype_policy("float32")
-    report = audit(model, digits[0][:256], batch_size=64)
+    report = audit(model, digits[0][:256], batch_size=100)
     assert report.findings == (), str(report)
 
 
@@ -479,7 +479,7 @@ def test_data_of_every_kind(sound, digits):
 
 def test_data_sorted_by_class_is_shuffled(sound, digits):
     order = np.argsort(digits[1])
-    assert audit(sound(), digits[0][order], batch_size=64).findings == ()
+    assert audit(sound(), digits[0][order], batch_size=100).findings == ()
 
 
 def test_what_cannot_be_audited(sound, digits):
@@ -497,7 +497,7 @@ def test_what_cannot_be_audited(sound, digits):
 
 
 def test_few_examples_are_no_ground_for_a_verdict(sound, digits):
-    report = audit(sound(), digits[0][:3], batch_size=64)
+    report = audit(sound(), digits[0][:3], batch_size=100)
     assert report.findings == ()
     assert report.outputs == ()
     assert any("Too few examples" in note for note in report.notes)
@@ -513,7 +513,7 @@ def test_a_model_without_batch_normalization(digits):
 
 
 def test_the_report_reads_as_text(digits):
-    report = audit(network(), digits[0][:100], batch_size=64)
+    report = audit(network(), digits[0][:100], batch_size=100)
     text = str(report)
     assert text.startswith("FAILED: 2 batch normalizations, 100 examples: 2 wrong")
     for words in ("wrong: never-updated in first", "So in second.", "-> Load", "output classes"):
