@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .affine import Affine
     from .any_check import check
     from .any_model import fold, inspect
+    from .audit_report import AuditPage
     from .bench_report import BenchReport
     from .check_report import CheckReport
     from .export_report import ExportReport
@@ -30,6 +31,7 @@ _HOME = {
     "fold": ".any_model",
     "inspect": ".any_model",
     "FoldReport": ".fold_report",
+    "AuditPage": ".audit_report",
     "check": ".any_check",
     "CheckReport": ".check_report",
     "export": ".exporting",
@@ -41,6 +43,7 @@ _HOME = {
 
 __all__ = [
     "Affine",
+    "AuditPage",
     "BenchReport",
     "CheckReport",
     "ExportReport",

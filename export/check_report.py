@@ -119,9 +119,9 @@ class CheckReport(Report):
         columns = ("output", "inputs", "of", "mean", "99 %", "max", "ulps 99 %", "ulps max", "cosine")
         rows = [row for output in self.outputs for row in output.spread_rows()]
         note = (
-            "Errors over all elements: the mean, what 99 % of them do not exceed, the largest; the same in units in the last place "
-            "(ulps) of the true value in float32, or of 2^-24 of the largest value where that is more; the cosine of the angle to "
-            "the truth."
+            "Errors over all elements: the mean, what 99 % of them do not exceed, the largest; the same in units in the last "
+            "place (ulps) of the true value in float32, or of 2^-24 of the largest value where that is more; the cosine of the "
+            "angle to the truth."
         )
         return Table("Spread of the errors", columns, rows, frozenset(columns[3:]), note)
 

@@ -3,7 +3,7 @@
 Tables go to stdout or, with --json, one JSON document does; progress and errors go to stderr. Keras and TensorFlow are
 imported once a command has its arguments, so that help is quick.
 
-    exit code   0 done   1 the check failed   2 usage   3 unsupported   4 unsafe or broken input   70 a fault in kbn
+    exit code   0 done   1 check or audit failed   2 usage   3 unsupported   4 unsafe or broken input   70 a fault in kbn
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import typer
 
 from kbn._version import __version__
 
+from .commands.audit_command import audit
 from .commands.bench_command import bench
 from .commands.check_command import check
 from .commands.export_command import export
@@ -32,8 +33,8 @@ INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 
 app = typer.Typer(
     name="kbn",
-    help="Fold batch normalization into the weights beside it, export to ONNX, and prove the file.",
-    epilog="Exit codes: 0 done, 1 the check failed, 2 usage, 3 unsupported, 4 unsafe or broken input.",
+    help="Fold batch normalization into the weights beside it, export to ONNX, prove the file; audit what was trained.",
+    epilog="Exit codes: 0 done, 1 the check failed, or the audit, 2 usage, 3 unsupported, 4 unsafe or broken input.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -41,7 +42,7 @@ app = typer.Typer(
 )
 
 
-for command in (inspect, fold, export, check, bench, serve):
+for command in (inspect, audit, fold, export, check, bench, serve):
     app.command()(command)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from keras.src.random.seed_generator import global_seed_generator
 
 from kbn import normalize, statistics
 from kbn.batch_normalization import BatchNormalization
@@ -24,6 +25,12 @@ Values = dict[int, tuple[Any, Any]]
 
 def values_of(variables: Iterable[Any]) -> Values:
     return {id(variable): (variable, ops.convert_to_numpy(variable)) for variable in variables}
+
+
+def state_of(model: Any) -> list[Any]:
+    """All that a call of the model may change: even trained weights, which SpectralNormalization assigns to."""
+    metrics = [variable for layer in model._flatten_layers() for variable in layer.metrics_variables]
+    return [*model.variables, *metrics, global_seed_generator().state]
 
 
 def restore(values: Values) -> None:

@@ -12,22 +12,18 @@ merged one by one, in float64, from the differences of their means: E[x^2] - mea
 """
 
 import contextlib
-import functools
 import inspect
 import itertools
-import operator
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
-from keras.src.random.seed_generator import global_seed_generator
-from keras.src.trainers import data_adapters
-from keras.src.trainers.data_adapters import array_data_adapter, data_adapter, data_adapter_utils
 
 from kbn import arguments
-from kbn.observing import CLASSES, Observed, Values, calls_replaced, eagerly, restore, values_of
+from kbn.observing import CLASSES, Observed, Values, calls_replaced, eagerly, restore, state_of, values_of
+from kbn.passes import passes
 
 _NOTHING = object()
 
@@ -125,8 +121,8 @@ def recalibrate(
             "Argument `layer_by_layer=True` takes several passes over the data, and this data allows only one. Pass "
             f"arrays, a dataset, or an iterable that starts anew. Received: data of type {type(data).__name__}"
         )
-    one_pass, length = _batches(data, steps, batch_size)
-    before = values_of(_state(model))
+    one_pass, length = passes(data, steps, batch_size)
+    before = values_of(state_of(model))
     with contextlib.closing(one_pass()) as batches:
         first = next(batches, _NOTHING)
         if first is _NOTHING:
@@ -186,40 +182,6 @@ def _measure(
     return examples
 
 
-def _batches(data: Any, steps: int | None, batch_size: int | None) -> tuple[Any, int | None]:
-    """A function that starts a pass over the inputs of each batch, and their number, None where it is unknown."""
-    is_dataset, is_indexed = data_adapters.is_tf_dataset(data), isinstance(data, keras.utils.PyDataset)
-    is_arrays = array_data_adapter.can_convert_arrays((data, None, None))
-    if is_arrays and all(part is None for part in keras.tree.flatten(data)):
-        raise ValueError(f"Argument `data` must hold a batch. Received: data={data!r}")
-    if is_arrays or is_dataset or is_indexed or data_adapters.is_grain_dataset(data) or not isinstance(data, Iterable):
-        adapter = data_adapters.get_data_adapter(data, batch_size=batch_size)
-        start, length = adapter.get_numpy_iterator, adapter.num_batches
-    else:
-        # Keras' adapter for generators refuses bare arrays, and the one for torch takes their rows for x, y and weights.
-        adapter, length = data_adapter.DataAdapter(), operator.length_hint(data) or None
-        start = functools.partial(data_adapter_utils.get_numpy_iterator, data)
-    # tf.data counts -1 where there is no end, and -2 where it does not know.
-    if steps is None and ((is_dataset and data.cardinality() == -1) or (is_indexed and length is None)):
-        raise ValueError("Argument `steps` must be given where the data has no end. Received: steps=None")
-
-    def one_pass() -> Iterator[Any]:
-        adapter.on_epoch_begin()
-        try:
-            for batch in itertools.islice(start(), steps):
-                yield keras.utils.unpack_x_y_sample_weight(batch)[0]
-        finally:
-            adapter.on_epoch_end()
-
-    return one_pass, min((each for each in (steps, length) if each is not None), default=None)
-
-
-def _state(model: Any) -> list[Any]:
-    """All that a call of the model may change: even trained weights, which SpectralNormalization assigns to."""
-    metrics = [variable for layer in model._flatten_layers() for variable in layer.metrics_variables]
-    return [*model.variables, *metrics, global_seed_generator().state]
-
-
 def _change(each: Observed, before: Values) -> Change:
     old_mean, new_mean, old_variance, new_variance, elements = each.moved(before)
     return Change(each.layer.name, old_mean, new_mean, old_variance, new_variance, elements, each.skipped)
@@ -230,7 +192,7 @@ def _probe(model: Any, x: Any, before: Values) -> tuple[list[Observed], list[tup
     if not all(layer.built for layer in model._flatten_layers()):
         with eagerly():
             model(x, training=False)
-        before |= values_of(_state(model)) | before
+        before |= values_of(state_of(model)) | before
     called: list[Observed] = []
 
     def note(each: Observed, given: inspect.BoundArguments) -> Any:

@@ -47,7 +47,7 @@ def sources(folder: str) -> list[Path]:
     [
         "import kbn",
         "import kbn.export",
-        "import kbn; kbn.__version__; dir(kbn); kbn.export",
+        "import kbn; kbn.__version__; dir(kbn); kbn.export; dir(kbn.diagnostics)",
         "import kbn.export; dir(kbn.export)",
         "import kbn.export.archive, kbn.export.writing, kbn.export.errors",
         "import kbn.export.latency",
@@ -109,3 +109,4 @@ def test_no_module_has_the_name_of_a_public_function():
     # Importing kbn.export.fold, were it a module, would replace the function of that name.
     public = {"fold", "inspect", "export", "check", "bench"}
     assert not public & {path.stem for path in (ROOT / "export").iterdir()}
+    assert not {"audit"} & {path.stem for path in (ROOT / "kbn" / "diagnostics").iterdir()}

@@ -10,7 +10,9 @@ import pytest
 from keras import layers
 from referencing import Registry, Resource
 
+import kbn.diagnostics
 import kbn.export
+from kbn.diagnostics.findings import RULES
 from kbn.export import check, export
 from kbn.export.cli import main
 from trained_models import randomized
@@ -95,6 +97,22 @@ def test_of_the_commands(made, tmp_path, monkeypatch, capsys):
                 main()
             document = json.loads(capsys.readouterr().out)
             assert validate(document)["schema"] == f"kbn.{name}/1"
+
+
+def test_of_an_audit(made, tmp_path, monkeypatch, capsys):
+    model, _, _ = made
+    model.save(tmp_path / "m.keras")
+    for data in (np.random.default_rng(0).normal(size=(40, 6, 6, 3)), np.ones((1, 6, 6, 3)), np.zeros((8, 6, 6, 3))):
+        np.save(tmp_path / "d.npy", data)
+        command = ["kbn", "audit", tmp_path / "m.keras", "--data", tmp_path / "d.npy", "--batch-size", "8", "--json"]
+        monkeypatch.setattr("sys.argv", list(map(str, command)))
+        with pytest.raises(SystemExit):
+            main()
+        document = validate(json.loads(capsys.readouterr().out))
+        assert [row["layer"] for row in document["rows"]] == ["bn", "kept"]
+    validate(json.loads(kbn.diagnostics.audit(model, data.astype("float32")).to_json()))
+    codes = SCHEMAS["audit"]["$defs"]["finding"]["properties"]["code"]["enum"]
+    assert len(codes) == len(RULES)
 
 
 def test_what_a_schema_does_not_know_is_noticed(made):
