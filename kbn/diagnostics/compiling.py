@@ -15,7 +15,7 @@ def compiled(function: Callable[[Any], Any], model: Any) -> Callable[[Any], Any]
     """`function`, from a batch to tensors, which reads variables of the model and writes none; traced on the first call."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
-        return import_module("tensorflow").function(function, autograph=False)  # type: ignore[no-any-return]
+        return import_module("tensorflow").function(function, autograph=False)
     if backend == "torch":
 
         def without_gradients(batch: Any) -> Any:
@@ -31,4 +31,10 @@ def compiled(function: Callable[[Any], Any], model: Any) -> Callable[[Any], Any]
             return function(batch)
 
     jitted = import_module("jax").jit(of_values)
-    return lambda batch: jitted([variable.value for variable in model.variables], batch)
+
+    def of_model(batch: Any) -> Any:
+        if hasattr(model, "jax_state_sync"):  # in `fit`, the values are the trainer's own
+            model.jax_state_sync()
+        return jitted([variable.value for variable in model.variables], batch)
+
+    return of_model

@@ -1,13 +1,13 @@
 """What a record shows of each point and sample: numbers (samples, points), from the moments that it holds.
 
-    drift        W2 of the moments since another sample, in standard deviations at that other sample (`moments.of_layer`)
-    kl           symmetric KL since another sample, mean over the channels, in nats
-    variation    W2 between two batches at the same weights, in standard deviations
-    gap          root mean square of a training step's output minus that of inference, in standard deviations of the output
-    flat         share of elements at which the activation is flat, from 0 to 1
-    dead         share of channels at which it is flat on the whole probe
-    epsilon      share of channels whose variance is epsilon or less: at least half of what they are divided by is epsilon
-    effective    of how many batches the plain mean holds as much as the moving averages
+drift        W2 of the moments since another sample, in standard deviations at that other sample (`moments.of_layer`)
+kl           symmetric KL since another sample, mean over the channels, in nats
+variation    W2 between two batches at the same weights, in standard deviations
+gap          root mean square of a training step's output minus that of inference, in standard deviations of the output
+flat         share of elements at which the activation is flat, from 0 to 1
+dead         share of channels at which it is flat on the whole probe
+epsilon      share of channels whose variance is epsilon or less: at least half of what they are divided by is epsilon
+effective    of how many batches the plain mean holds as much as the moving averages
 """
 
 from collections.abc import Callable
@@ -150,5 +150,8 @@ def _per_point(record: Any, of_columns: Callable[[slice], Floats]) -> Floats:
 def _epsilons(record: Any) -> Floats:
     """Of each channel."""
     return np.concatenate(
-        [np.full(point.channels, DEFAULT_EPSILON if point.epsilon is None else point.epsilon) for point in record.points]
+        [
+            np.full(point.channels, DEFAULT_EPSILON if point.epsilon is None else point.epsilon)
+            for point in record.points
+        ]
     )

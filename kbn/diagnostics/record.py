@@ -1,7 +1,7 @@
 """What a monitor recorded, and the one file that it is kept in: numpy alone, no model, no Keras.
 
-The file is an .npz, which `numpy.load` opens, of at most so many samples as the monitor keeps. With S samples, P points, C channels
-of all points side by side, and L levels:
+The file is an .npz, which `numpy.load` opens, of at most so many samples as the monitor keeps. With S samples, P points, C
+channels of all points side by side, and L levels:
 
     meta                json: version, points, batch_size, batches, spent
     steps, seconds      (S,), training steps taken, and the wall time since training began
@@ -18,6 +18,7 @@ import os
 import secrets
 import zipfile
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,11 @@ class ShiftRecord(Showing):
         self._rows: list[dict[str, Floats]] = []
         # Where the channels of each point lie among those of all.
         ends = np.cumsum([0, *(point.channels for point in self.points)])
-        self.columns = [slice(start, end) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+        self.columns = [slice(start, end) for start, end in pairwise(ends)]
+
+    @property
+    def _shown(self) -> ShiftRecord:
+        return self
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -78,6 +83,12 @@ class ShiftRecord(Showing):
         row |= {f"seen/{name}": column.astype(np.float32) for name, column in zip(SEEN, seen.T, strict=True)}
         self._rows.append(row)
 
+    def latest(self, number: int) -> ShiftRecord:
+        """A record of the newest samples, at most so many."""
+        part = ShiftRecord(self.points, self.batch_size, self.batches)
+        part._rows = self._rows[-number:]
+        return part
+
     def thin(self) -> None:
         """Drops every second sample; the first and the newest stay."""
         newest = len(self._rows) - 1
@@ -100,7 +111,7 @@ class ShiftRecord(Showing):
             "batches": self.batches,
             "spent": self.spent,
         }
-        arrays = {name: np.stack([row[name] for row in self._rows]) for name in self._rows[0]}
+        arrays: dict[str, Any] = {name: np.stack([row[name] for row in self._rows]) for name in self._rows[0]}
         temporary = path.with_name(f".kbn-{secrets.token_hex(4)}.npz")
         try:
             np.savez_compressed(temporary, meta=np.array(json.dumps(meta)), **arrays)

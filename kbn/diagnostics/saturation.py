@@ -75,7 +75,8 @@ def expected(mean: Any, variance: Any, within: Interval) -> NDArray[np.float64]:
     with np.errstate(divide="ignore", invalid="ignore"):
         below, above = (within.low_input - mean) / deviation, (mean - within.high_input) / deviation
     # 0 / 0, a constant that sits on the bound, is flat.
-    return sum(_normal(np.where(np.isnan(each) & ~np.isnan(mean), np.inf, each)) for each in (below, above))
+    below, above = (_normal(np.where(np.isnan(each) & ~np.isnan(mean), np.inf, each)) for each in (below, above))
+    return below + above
 
 
 def _normal(z: NDArray[np.float64]) -> NDArray[np.float64]:
