@@ -93,15 +93,15 @@ class Measure(NamedTuple):
 
 
 MEASURES = {
-    "drift": Measure(drift, "Wasserstein-2 drift (standard deviations)", True, True, True),
-    "kl": Measure(kl, "symmetric KL drift (nats)", True, True, True),
-    "variation": Measure(variation, "Wasserstein-2 between batches (standard deviations)", True, True),
-    "gap": Measure(gap, "training against inference, same input (standard deviations)", True),
-    "model_gap": Measure(model_gap, "training against inference, whole model (standard deviations)", True),
-    "flat": Measure(flat, "elements where the activation is flat (share)"),
-    "dead": Measure(dead, "channels flat on the whole probe (share)"),
-    "epsilon": Measure(near_epsilon, "channels of variance at most epsilon (share)"),
-    "effective": Measure(effective, "batches that the averages hold (batches)"),
+    "drift": Measure(drift, "Wasserstein-2 (standard deviations)", True, True, True),
+    "kl": Measure(kl, "symmetric KL (nats per channel)", True, True, True),
+    "variation": Measure(variation, "Wasserstein-2 (standard deviations)", True, True),
+    "gap": Measure(gap, "RMS difference (standard deviations)", True),
+    "model_gap": Measure(model_gap, "RMS difference (standard deviations)", True),
+    "flat": Measure(flat, "flat elements (share)"),
+    "dead": Measure(dead, "flat channels (share)"),
+    "epsilon": Measure(near_epsilon, "channels (share)"),
+    "effective": Measure(effective, "effective number (batches)"),
 }
 
 

@@ -33,8 +33,8 @@ class Showing:
 
         Args:
             kind: "drift", "kl", "variation", "gap", "model_gap", "flat", "dead", "epsilon" or "effective" is a heat map, layer
-                by step, of the measure of that name (`kbn.diagnostics.measures`). "depth" shows the drift since the start, and the
-                variation between batches, against depth. "histograms" shows how the values before and after batch
+                by step, of the measure of that name (`kbn.diagnostics.measures`). "depth" shows the drift since the start, and
+                the variation between batches, against depth. "histograms" shows how the values before and after batch
                 normalization and after the activation are distributed as training goes on.
             path: where to save it: .png, .svg or .pdf. None saves nothing.
             site: "before", "normalized" (after batch normalization) or "activated", where the kind has a choice.
