@@ -51,7 +51,9 @@ def symmetric_kl(mean1: Any, variance1: Any, mean2: Any, variance2: Any, floor: 
     v1, v2 = v1 + floor, v2 + floor
     square = (m1 - m2) ** 2
     # (v1 / v2 + v2 / v1) / 2 - 1 would cancel where the variances are close.
-    return np.asarray(((v1 - v2) ** 2 + square * (v1 + v2)) / (2 * v1 * v2))
+    above, below = (v1 - v2) ** 2 + square * (v1 + v2), 2 * v1 * v2
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        return np.where(above == 0, 0.0, above / below)
 
 
 def pooled(means: Any, variances: Any, counts: Any) -> Batches:

@@ -246,7 +246,7 @@ def _seen_before(layer: Any) -> AveragesSeen:
     """What the averages hold when the monitor begins, where the layer knows: a kbn layer with `moving_weight`."""
     seen = AveragesSeen()
     if hasattr(layer, "moving_weight"):
-        weight = float(ops.convert_to_numpy(layer.moving_weight))
+        weight = float(np.max(ops.convert_to_numpy(layer.moving_weight)))
         if layer.momentum is None:
             seen.follow(round(weight), None)
         elif 0 < weight < 1 and 0 < layer.momentum < 1:

@@ -41,8 +41,8 @@ _STYLE = """
 """
 
 _NOTES = {
-    "drift": "How far the distribution before each batch normalization moved from one sample to the next, on the same probe: by "
-    "the weights alone. Wasserstein-2 distance of the moments of its channels.",
+    "drift": "How far the distribution before each batch normalization moved from one sample to the next, on the same probe: "
+    "by the weights alone. Wasserstein-2 distance of the moments of its channels.",
     "depth": "Filled: by how much training has moved each layer's input. Hollow: by how much it differs between two batches at "
     "the same weights.",
     "variation": "How far two batches of the probe lie apart at the same weights. The smaller the batch, the more.",
@@ -71,6 +71,7 @@ def save(record: ShiftRecord, path: str | os.PathLike[str], others: Mapping[str,
 
 def page(record: ShiftRecord, others: Mapping[str, ShiftRecord]) -> str:
     """The page as text; all names are escaped, since they come from the model."""
+    plots.want_samples(record, 1)
     sections = [_section("Layers at the last sample", _table(record), _TABLE_NOTE)]
     for number, kind in enumerate(_NOTES):
         if kind not in _kinds(record):
@@ -99,7 +100,8 @@ def page(record: ShiftRecord, others: Mapping[str, ShiftRecord]) -> str:
 _TABLE_NOTE = (
     "Drift since the start, variation between batches and gaps in standard deviations. Flat: share of elements at which the "
     "activation is flat; expected: what it would be for normal inputs, by gamma and beta. Dead: channels flat on the whole "
-    "probe. Near epsilon: channels whose variance is epsilon or less. Averages: of how many batches the plain mean holds as much."
+    "probe. Near epsilon: channels whose variance is epsilon or less. Averages: of how many batches the plain mean holds as "
+    "much."
 )
 
 

@@ -47,6 +47,7 @@ def plot(
         figures.check_path(path)
     if others and kind != "depth":
         raise ValueError(f"Argument `others` is for the plot 'depth'. Received: kind={kind!r}")
+    want_samples(record, 1)
     if kind == "depth":
         figure = depth(record, others or {}, site, since or "start", layers)
     elif kind == "histograms":
@@ -62,7 +63,7 @@ def heat_map(record: ShiftRecord, name: str, site: str, since: str, layers: Sequ
     """A measure as shades, a row per layer and a column per sample."""
     measure = MEASURES[name]
     drifts = measure.since
-    _want_samples(record, 2 if drifts else 1)
+    want_samples(record, 2 if drifts else 1)
     rows = chosen(record, layers)
     values = measured(record, name, site, since)[:, rows].T
     steps = record.steps.astype(float)
@@ -108,24 +109,22 @@ def depth(
     axes = figure.subplots()
     series = {"this model" if others else "": record, **others}
     for number, (name, each) in enumerate(series.items()):
-        _want_samples(each, 2)
+        want_samples(each, 2)
         rows = chosen(each, layers)
         marker, line = _MARKS[number % len(_MARKS)]
         color = figures.COLORS[number % len(figures.COLORS)]
         places = np.arange(1, len(rows) + 1)
         before = f"{name}: " if name else ""
+        drifts, between = measured(each, "drift", site, since)[:, rows], measured(each, "variation", site)[:, rows]
+        newest = _newest(drifts)
         if since == "start":
-            drift, told = (
-                measured(each, "drift", site, "start")[-1, rows],
-                f"drift over {each.steps[-1] - each.steps[0]} steps",
-            )
+            drift, told = drifts[newest], f"drift over {each.steps[newest] - each.steps[0]} steps"
         else:
-            drift, told = np.median(measured(each, "drift", site)[1:, rows], 0), "drift between samples, median"
+            drift, told = np.median(drifts[1 : newest + 1], 0), "drift between samples, median"
         axes.plot(places, drift, marker=marker, linestyle=line, color=color, label=before + told, markersize=4.5)
-        between = measured(each, "variation", site)[-1, rows]
-        if np.isfinite(between).any():
+        if np.isfinite(between[newest]).any():
             label = f"{before}between batches of {each.batch_size}"
-            axes.plot(places, between, marker=marker, linestyle=line, color=color, label=label, markerfacecolor="white",
+            axes.plot(places, between[newest], marker=marker, linestyle=line, color=color, label=label, markerfacecolor="white",
                       markersize=4.5, linewidth=0.9, alpha=0.75)  # fmt: skip
     if not any(np.any(line.get_ydata() > 0) for line in axes.lines):
         raise ValueError(f"There is nothing to show {SITE_NAMES[site]} in this record.")
@@ -137,6 +136,11 @@ def depth(
     figures.title(axes, f"Drift against depth, {SITE_NAMES[site]}")
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2)
     return figure
+
+
+def _newest(values: Floats) -> int:
+    """The newest sample of which anything is known: what has diverged is no number."""
+    return int(np.max(np.nonzero(np.isfinite(values).any(-1))[0], initial=0))
 
 
 _TITLES = {
@@ -169,10 +173,11 @@ def chosen(record: ShiftRecord, layers: Sequence[str] | None) -> list[int]:
     return [names.index(each) for each in layers]
 
 
-def _want_samples(record: ShiftRecord, number: int) -> None:
+def want_samples(record: ShiftRecord, number: int) -> None:
+    """Raises ValueError unless the record has so many."""
     if len(record) < number:
         raise ValueError(
-            f"This plot needs {number} samples, and the record has {len(record)}: train longer, or sample more often, "
+            f"This needs {number} samples, and the record has {len(record)}: train longer, or sample more often, "
             "with `ShiftMonitor(every=...)`."
         )
 

@@ -128,7 +128,8 @@ class ShiftRecord(Showing):
             FileNotFoundError: there is none.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # Of a stream: numpy leaves a damaged file open that it opened itself.
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             meta = json.loads(str(arrays.pop("meta")))
             version = meta["version"]

@@ -35,19 +35,18 @@ class Place:
         self.is_batch_norm = isinstance(layer, CLASSES)
         self.trains = False  # whether a training step normalises with the batch's own statistics
         self.channels = 0
-        self.activation: Any = None
+        self.activation: Watched | None = None
         self.sites: list[str] = []
         self.interval: Interval | None = None
 
     def point(self, name: str) -> Point:
-        activation = None if self.activation is None else activations.name(self.activation)
         return Point(
             name,
             "batch normalization" if self.is_batch_norm else "activation",
             self.channels,
             float(self.layer.epsilon) if self.is_batch_norm else None,
-            activation,
-            None if self.activation is None else activations.bound(self.activation),
+            None if self.activation is None else self.activation.name,
+            None if self.activation is None else activations.bound(self.activation.layer),
             tuple(self.sites),
         )
 
@@ -59,6 +58,8 @@ class Watched(Called):
         super().__init__(layer)
         self.is_batch_norm = isinstance(layer, CLASSES)
         self.is_activation = not self.is_batch_norm and activations.is_activation(layer)
+        # Now, since another function stands in its place while the model runs.
+        self.name = activations.name(layer)
         self.number = 0  # of its calls in this run
 
 
@@ -117,10 +118,10 @@ class Watch:
             see: called with the place, the site, the tensor there, and its mask.
             dropout: whether the rest of the model runs as in a training step too.
         """
-        run = _Run(self, training, see, dropout)
-        # Inside of another one, on JAX, that holds the variables' values.
+        # On JAX a scope around this one holds the variables' values.
         outer = global_state.get_global_attribute("stateless_scope")
         values = [] if outer is None else [(each, each.value) for each in self._model.variables]
+        run = _Run(self, training, see, dropout, values)
         with (
             keras.StatelessScope(values),
             calls_replaced(self._called, run.call),
@@ -152,8 +153,9 @@ class Watch:
 class _Run:
     """One run of the model: what is known of the tensors that it made."""
 
-    def __init__(self, watch: Watch, training: bool, see: See, dropout: bool) -> None:
+    def __init__(self, watch: Watch, training: bool, see: See, dropout: bool, values: list[tuple[Any, Any]]) -> None:
         self._watch, self._training, self._see, self._dropout = watch, training, see, dropout
+        self._values = {id(variable): (variable, value) for variable, value in values}
         # By id, with the tensor itself, so that no other takes its id: the points whose activation is still to come.
         self._waiting: dict[int, tuple[Any, list[Place]]] = {}
 
@@ -172,10 +174,10 @@ class _Run:
             self._wait(y, waiting)
             return y
         for place in waiting:
-            self._end(place, each.layer, y, mask)
+            self._end(place, each, y, mask)
         if (own := self._watch._place(each, x)) is not None and not waiting:
             self._show(own, BEFORE, x, mask)
-            self._end(own, each.layer, y, mask)
+            self._end(own, each, y, mask)
         return y
 
     def activate(self, each: Watched, function: Any, x: Any) -> Any:
@@ -185,7 +187,7 @@ class _Run:
         y = function(x)
         if place is not None:
             self._show(place, BEFORE, x, None)
-            self._end(place, each.layer, y, None)
+            self._end(place, each, y, None)
         return y
 
     def _normalize(self, each: Watched, given: inspect.BoundArguments, x: Any, mask: Any) -> Any:
@@ -201,7 +203,12 @@ class _Run:
         if place is not None:
             self._show(place, NORMALIZED, y, mask)
             if given.arguments["training"]:
-                self._see(place, INFERRED, y - each.infer(given), mask)
+                # With the averages from before the run: in its own scope they follow the batches.
+                variables = each.layer.variables
+                own = [self._values[id(one)] for one in variables if id(one) in self._values]
+                with keras.StatelessScope(own):
+                    inferred = each.infer(given)
+                self._see(place, INFERRED, y - inferred, mask)
             self._wait(y, [place])
         return y
 
@@ -219,7 +226,7 @@ class _Run:
         tensors = keras.tree.flatten(list(given.arguments.values()))
         return [place for tensor in tensors for place in self._waiting.get(id(tensor), (None, []))[1]]
 
-    def _end(self, place: Place, activation: Any, y: Any, mask: Any) -> None:
+    def _end(self, place: Place, activation: Watched, y: Any, mask: Any) -> None:
         """The place has its activation, the first that takes its output."""
         if self._watch._finding and place.activation is None and y.shape[place.axis] == place.channels:
             place.activation = activation
