@@ -89,8 +89,9 @@ class ShiftMonitor(keras.callbacks.Callback, Showing):
         self._events = None if log_dir is None else EventFiles(log_dir)
         self._pacing = Pacing(every, float(budget))
         self._step = self._epoch_start = self._seen_step = 0
-        self._watch: Watch | None = None
+        self._places: list[Place] = []
         self._probe: Probe | None = None
+        self._state: list[Any] = []  # of the model, when its points were found
         self._seen: list[AveragesSeen] = []
         self._skipped: list[int] = []
         self.record: ShiftRecord | None = None
@@ -129,26 +130,31 @@ class ShiftMonitor(keras.callbacks.Callback, Showing):
         self._pacing.end()
 
     def _prepare(self, model: Any) -> None:
-        """Finds the points anew for each training: what was frozen before may train now."""
+        """Finds the points, anew where another model comes or what is frozen in it has changed since the last training."""
         if not model.built:
             raise ValueError("The model must be built before it is watched: call it on a batch, or `model.build`.")
+        modes = [(each.trainable, getattr(each, "freeze", None)) for each in model._flatten_layers()]
+        state = [id(model), *modes]
+        if state == self._state:
+            return
         batches = [keras.tree.map_structure(ops.convert_to_tensor, batch) for batch in self._batches]
         self._refuse_what_does_not_fit(model, batches[0])
-        self._watch = Watch(model, batches[0], self._layers)
-        points = tuple(
-            place.point(name) for place, name in zip(self._watch.places, _names(self._watch.places), strict=True)
-        )
+        watch = Watch(model, batches[0], self._layers)
+        places = watch.places
+        points = tuple(place.point(name) for place, name in zip(places, _names(places), strict=True))
         if self.record is None:
             self.record = ShiftRecord(points, self._batch_size, len(batches))
-            self._seen = [_seen_before(place.layer) for place in self._watch.places]
+            self._seen = [_seen_before(place.layer) for place in places]
         elif self.record.points != points:
             raise ValueError(
                 "The monitor has a record of another model; a new model needs a new monitor. "
                 f"Received: {len(points)} points after {len(self.record.points)}"
             )
-        self._skipped = [_skipped(place.layer) for place in self._watch.places]
-        self._probe = Probe(model, self._watch, batches)
+        self._places = places
+        self._skipped = [_skipped(place.layer) for place in places]
+        self._probe = Probe(model, watch, batches)
         self._probe.measure()  # compiles, so that the first sample costs what the others will
+        self._state = state
 
     def _refuse_what_does_not_fit(self, model: Any, batch: Any) -> None:
         try:
@@ -178,9 +184,8 @@ class ShiftMonitor(keras.callbacks.Callback, Showing):
 
     def _follow_averages(self) -> None:
         """All calls of a layer in each step since the last sample, less the batches that it skipped."""
-        assert self._watch is not None
         steps, self._seen_step = self._step - self._seen_step, self._step
-        places = self._watch.places
+        places = self._places
         for number, place in enumerate(places):
             if place.is_batch_norm and steps:
                 calls = sum(other.layer is place.layer and other.trains for other in places)
@@ -190,11 +195,10 @@ class ShiftMonitor(keras.callbacks.Callback, Showing):
                 self._skipped[number] = skipped
 
     def _seen_now(self) -> Any:
-        assert self._watch is not None
         return np.array(
             [
                 (seen.updates, seen.weight, seen.effective) if place.is_batch_norm else [np.nan] * 3
-                for seen, place in zip(self._seen, self._watch.places, strict=True)
+                for seen, place in zip(self._seen, self._places, strict=True)
             ]
         )
 

@@ -71,32 +71,23 @@ def test_the_numbers_of_a_sample(layer, policy, rng):
 
 
 def noisy(layer):
-    return network(
-        layers.GaussianNoise(0.1),
-        layers.Dense(4),
-        layer(),
-        layers.Dropout(0.3),
-        layers.ReLU(),
-        layers.Dense(4),
-        layer(),
-    )
+    return network(layers.GaussianNoise(0.1), layer(), layers.Dropout(0.3), layers.ReLU())
 
 
 @BOTH
 def test_training_ends_as_without_the_monitor(layer):
     x, y = data()
     found = []
-    for options in (None, {}, {"every": 1}):
+    for options in (None, {"every": 1}):
         keras.utils.set_random_seed(3)
         model = noisy(layer)
         model.compile(keras.optimizers.Adam(1e-2), "mse", metrics=["mae"])
         callbacks = [] if options is None else [ShiftMonitor(x, batch_size=16, **options)]
-        history = model.fit(x, y, batch_size=16, epochs=3, verbose=0, callbacks=callbacks)
+        history = model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=callbacks)
         state = [*model.variables, *model.optimizer.variables]
         found.append([*(keras.ops.convert_to_numpy(each) for each in state), *history.history["loss"], *history.history["mae"],
                       keras.random.normal((2,)).numpy()])  # fmt: skip
-    for other in found[1:]:
-        assert all(np.array_equal(a, b) for a, b in zip(found[0], other, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_the_model_is_as_it_was_after_an_error():
@@ -156,7 +147,7 @@ def test_without_batch_normalization(name, form):
     """Watched are the activations, whatever their form, at what goes into them."""
     x, y = data()
     inputs = keras.Input((5, 3))
-    dense = layers.Dense(4, activation=name if form == "argument" else None, name="dense")
+    dense = layers.Dense(4, activation=name if form == "argument" else None, name="unit")
     h = dense(inputs)
     if form == "layer":
         h = layers.Activation(name, name="act")(h)

@@ -143,7 +143,7 @@ def test_the_page_in_a_browser(make_record, tmp_path, browser):
     page.on("pageerror", lambda error: errors.append(error))
     page.on("requestfailed", lambda request: errors.append(request.url))
     page.goto((tmp_path / "page.html").as_uri())
-    assert page.locator("svg").count() == page.locator("figure").count() == 7
+    assert page.locator("svg").count() == page.locator("figure").count() == 8
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     assert page.locator("tbody tr").count() == 4
     assert not errors
