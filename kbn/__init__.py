@@ -24,23 +24,24 @@ _HOME = {
     "convert_model": "kbn.conversion",
     "recalibrate": "kbn.recalibration",
 }
+_PACKAGES = ("diagnostics", "export")
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         value = getattr(import_module(_HOME[name]), name)
-    elif name == "export":
-        value = import_module("kbn.export")
+    elif name in _PACKAGES:
+        value = import_module(f"kbn.{name}")
     else:
         raise AttributeError(
-            f"module 'kbn' has no attribute {name!r}; it has {', '.join(sorted([*__all__, 'export']))}"
+            f"module 'kbn' has no attribute {name!r}; it has {', '.join(sorted([*__all__, *_PACKAGES]))}"
         )
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "export"])
+    return sorted([*__all__, *_PACKAGES])
 
 
 @wrapt.when_imported("keras")
