@@ -76,3 +76,10 @@ def test_the_benchmarks_run(tmp_path):
     assert "times as large" in run("benchmarks/layer_step.py", "--only", "errors", cwd=tmp_path)
     assert "batch 128" in run("benchmarks/resnet20.py", "--rounds", 1, cwd=tmp_path)
     assert "| BN, LSTM | folded | 2 | 2 |" in run("benchmarks/fold_coverage.py", "--only", "BN, LSTM", cwd=tmp_path)
+
+
+def test_watching_writes_pages_and_pictures(tmp_path):
+    shown = run("examples/watch_training.py", tmp_path / "shift", "--epochs", "1", cwd=tmp_path)
+    assert shown.endswith("depth.png, drift.png, with.html, without.html\n")
+    written = {path.name for path in (tmp_path / "shift").iterdir()}
+    assert written == {"depth.png", "drift.png", "with.html", "without.html"}

@@ -94,7 +94,7 @@ def heat_map(record: ShiftRecord, name: str, site: str, since: str, layers: Sequ
     bar.set_label(_wrapped(measure.label), fontsize=9)
     _tick(bar, measure.log)
     bar.outline.set_visible(False)
-    title = _TITLES[name] + (f", {SITE_NAMES[site]}" if measure.by_site else "")
+    title = _TITLES[name] + (f", {site_name(record, site)}" if measure.by_site else "")
     if drifts:
         title += ", since the start" if since == "start" else ", from sample to sample"
     figures.title(axes, title)
@@ -127,13 +127,13 @@ def depth(
             axes.plot(places, between[newest], marker=marker, linestyle=line, color=color, label=label, markerfacecolor="white",
                       markersize=4.5, linewidth=0.9, alpha=0.75)  # fmt: skip
     if not any(np.any(line.get_ydata() > 0) for line in axes.lines):
-        raise ValueError(f"There is nothing to show {SITE_NAMES[site]} in this record.")
+        raise ValueError(f"There is nothing to show {site_name(record, site)} in this record.")
     axes.set_yscale("log")
     axes.set_xlabel("depth (order in which the layers are called)", fontsize=9)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("Wasserstein-2\n(standard deviations)", fontsize=9)
     figures.bare(axes)
-    figures.title(axes, f"Drift against depth, {SITE_NAMES[site]}")
+    figures.title(axes, f"Drift against depth, {site_name(record, site)}")
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2)
     return figure
 
@@ -173,6 +173,13 @@ def chosen(record: ShiftRecord, layers: Sequence[str] | None) -> list[int]:
     return [names.index(each) for each in layers]
 
 
+def site_name(record: ShiftRecord, site: str) -> str:
+    """What to call a site of this record: where nothing is normalized, the activation's input stands before nothing else."""
+    if site == BEFORE and all(point.epsilon is None for point in record.points):
+        return "before the activation"
+    return SITE_NAMES[site]
+
+
 def want_samples(record: ShiftRecord, number: int) -> None:
     """Raises ValueError unless the record has so many."""
     if len(record) < number:
@@ -201,7 +208,7 @@ def _shades(values: Floats, log: bool, whole: bool) -> Any:
     known = values[np.isfinite(values)]
     if not log:
         # A share may be 0 everywhere; then all is white.
-        return Normalize(0.0, 1.0 if whole else max(float(known.max()), 1e-3))
+        return Normalize(0.0, 1.0 if whole else float(known.max()) or 1.0)
     positive = known[known > 0]
     if not positive.size:
         return LogNorm(1e-3, 1.0)

@@ -18,12 +18,11 @@ if TYPE_CHECKING:
 _MOST_LAYERS, _MOST_SLICES, _BINS = 5, 9, 36
 _PANEL = (2.4, 1.65)  # inches
 _HEIGHT = 2.2  # of the tallest histogram, in distances between two
-_TITLES = {"before": "before normalization", "normalized": "after normalization", "activated": "after the activation"}
 
 
 def histograms(record: ShiftRecord, layers: Sequence[str] | None) -> Any:
     """Of the layers named, or of a few from the first to the last."""
-    from kbn.diagnostics.plots import chosen
+    from kbn.diagnostics.plots import chosen, site_name
 
     rows = chosen(record, layers)
     if layers is None:
@@ -43,7 +42,7 @@ def histograms(record: ShiftRecord, layers: Sequence[str] | None) -> Any:
             axes.set_yticks(range(len(slices)), labels=[f"{step:,}" for step in steps] if site == sites[0] else [])
             axes.set_ylim(len(slices) - 0.6, -_HEIGHT - 0.1)
             if row == rows[0]:
-                figures.title(axes, _TITLES[site])
+                figures.title(axes, site_name(record, site).replace("batch ", ""))
             if row == rows[-1]:
                 axes.set_xlabel("value", fontsize=9)
         line[0].set_ylabel(f"{figures.short(record.points[row].name)}\ntraining step", fontsize=8, parse_math=False)

@@ -77,6 +77,17 @@ def test_what_cannot_be_drawn(make_record, samples, arguments, message):
         make_record(samples).plot(**arguments)
 
 
+def test_titles_tell_what_is_shown(make_record):
+    assert (
+        make_record().plot("drift").axes[0].get_title(loc="left")
+        == "Drift, before batch normalization, from sample to sample"
+    )
+    plain = make_record(normalized=False)
+    assert plain.plot("variation").axes[0].get_title(loc="left") == "Variation between batches, before the activation"
+    titles = [axes.get_title(loc="left") for axes in plain.plot("histograms").axes]
+    assert titles[:2] == ["before the activation", "after the activation"]
+
+
 def test_nothing_to_show(make_record):
     with pytest.raises(ValueError, match="nothing to show of 'gap'"):
         make_record(normalized=False).plot("gap")
