@@ -90,7 +90,7 @@ class ShiftMonitor(keras.callbacks.Callback, Showing):
         self._pacing = Pacing(every, float(budget))
         self._step = self._epoch_start = self._seen_step = 0
         self._places: list[Place] = []
-        self._probe: Probe | None = None
+        self._probe: Any = None  # a Probe, once training has begun
         self._state: list[Any] = []  # of the model, when its points were found
         self._seen: list[AveragesSeen] = []
         self._skipped: list[int] = []
@@ -168,19 +168,18 @@ class ShiftMonitor(keras.callbacks.Callback, Showing):
             ) from error
 
     def _sample(self) -> None:
-        assert self.record is not None
-        assert self._probe is not None
+        record = self._shown
         with self._pacing.sampling(self._step):
             sample = self._probe.measure()
             self._follow_averages()
-            self.record.add(self._step, self._pacing.seconds, sample, self._seen_now())
+            record.add(self._step, self._pacing.seconds, sample, self._seen_now())
             if self._events is not None:
-                self._events.write(self.record)
-            if len(self.record) > self._keep:
-                self.record.thin()
-                steps = self.record.steps
+                self._events.write(record)
+            if len(record) > self._keep:
+                record.thin()
+                steps = record.steps
                 self._pacing.least = max(1, int(steps[-1] - steps[0]) // (len(steps) - 1))
-        self.record.spent = self._pacing.spent
+        record.spent = self._pacing.spent
 
     def _follow_averages(self) -> None:
         """All calls of a layer in each step since the last sample, less the batches that it skipped."""
