@@ -17,27 +17,11 @@ import keras
 import numpy as np
 from alternating import RatioTable, quartiles
 from keras import layers
+from networks import resnet20
 
 import kbn
 
 NORMALIZATIONS = {"Keras": layers.BatchNormalization, "kbn": kbn.BatchNormalization, "no BN": None}
-
-
-def resnet20(normalization):
-    def convolved(x, filters, stride=1, relu=True):
-        x = layers.Conv2D(filters, 3, stride, "same", use_bias=False, kernel_initializer="he_normal")(x)
-        if normalization is not None:
-            x = normalization()(x)
-        return layers.ReLU()(x) if relu else x
-
-    inputs = keras.Input((32, 32, 3))
-    x = convolved(inputs, 16)
-    for filters in (16, 32, 64):
-        for block in range(3):
-            stride = 2 if block == 0 and filters > 16 else 1
-            shortcut = x if stride == 1 else layers.Conv2D(filters, 1, stride, use_bias=False)(x)
-            x = layers.ReLU()(layers.add([shortcut, convolved(convolved(x, filters, stride), filters, relu=False)]))
-    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
 
 
 def step(normalization, xla):

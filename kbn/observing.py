@@ -6,9 +6,9 @@ eagerly and keeps nothing of that.
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -38,11 +38,30 @@ def restore(values: Values) -> None:
         variable.assign(value)
 
 
+class Called:
+    """A layer, or an operation, of the model, and the `call` that it has."""
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+        self.call, self.signature = layer.call, inspect.signature(layer.call)
+        self.modes: list[bool] = []  # `training` in each call of a training step, as the probe sees it
+        self.modes_left = iter(self.modes)
+
+    def infer(self, given: inspect.BoundArguments) -> Any:
+        given.arguments["training"] = False
+        return self.call(*given.args, **given.kwargs)
+
+
+_Replaced = TypeVar("_Replaced", bound=Called)
+
+
 @contextlib.contextmanager
-def calls_replaced(layers: list["Observed"], by: Callable[..., Any]) -> Iterator[None]:
+def calls_replaced(
+    layers: Sequence[_Replaced], by: Callable[[_Replaced, inspect.BoundArguments], Any]
+) -> Iterator[None]:
     """While inside, `by(layer, arguments)` runs in place of the `call` of each layer."""
 
-    def replacement(each: Observed) -> Callable[..., Any]:
+    def replacement(each: _Replaced) -> Callable[..., Any]:
         each.modes_left = iter(each.modes)
         return lambda *args, **kwargs: by(each, each.signature.bind(*args, **kwargs))
 
@@ -71,14 +90,11 @@ def eagerly() -> Iterator[None]:
         yield
 
 
-class Observed:
+class Observed(Called):
     """A batch normalization of the model, and the statistics of what it was given so far."""
 
     def __init__(self, layer: Any) -> None:
-        self.layer = layer
-        self.call, self.signature = layer.call, inspect.signature(layer.call)
-        self.modes: list[bool] = []  # `training` in each call of a training step, as the probe sees it
-        self.modes_left = iter(self.modes)
+        super().__init__(layer)
         self.stage = "waiting"  # then "measured", in the pass in which it is, and "settled", with its new averages
         self.skipped = 0
         self.count: Any = 0.0
@@ -96,10 +112,6 @@ class Observed:
         if not self.modes:
             return "the model does not call it"
         return "" if any(self.modes) else "the model runs it in inference mode even while training"
-
-    def infer(self, given: inspect.BoundArguments) -> Any:
-        given.arguments["training"] = False
-        return self.call(*given.args, **given.kwargs)
 
     def run(self, given: inspect.BoundArguments) -> Any:
         """In place of `call`: normalises with the batch's own statistics until there are new averages."""

@@ -91,3 +91,10 @@ def test_the_benchmark_of_the_server_runs(tmp_path):
     shown = run("benchmarks/serving.py", "--only", "small", "--rounds", 1, "--seconds", 0.5, cwd=tmp_path)
     assert "Small CNN, 32 px, closed loop" in shown
     assert "Start and idle memory" in shown
+
+
+def test_watching_writes_pages_and_pictures(tmp_path):
+    shown = run("examples/watch_training.py", tmp_path / "shift", "--epochs", "1", cwd=tmp_path)
+    assert shown.endswith("depth.png, drift.png, with.html, without.html\n")
+    written = {path.name for path in (tmp_path / "shift").iterdir()}
+    assert written == {"depth.png", "drift.png", "with.html", "without.html"}

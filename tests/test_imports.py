@@ -49,6 +49,9 @@ def sources(folder: str) -> list[Path]:
         "import kbn.export",
         "import kbn; kbn.__version__; dir(kbn); kbn.export; dir(kbn.diagnostics)",
         "import kbn.export; dir(kbn.export)",
+        "import kbn; kbn.diagnostics; dir(kbn.diagnostics)",
+        "import kbn.diagnostics; kbn.diagnostics.ShiftRecord",
+        "import kbn.diagnostics.plots, kbn.diagnostics.page",
         "import kbn.export.archive, kbn.export.writing, kbn.export.errors",
         "import kbn.export.latency",
         "import kbn.export; kbn.export.bench",
@@ -60,6 +63,10 @@ def sources(folder: str) -> list[Path]:
 )
 def test_nothing_heavy_is_imported(code):
     assert not modules_after(code) & HEAVY
+
+
+def test_matplotlib_is_imported_for_a_plot_alone():
+    assert "matplotlib" not in modules_after("import kbn.diagnostics.plots, kbn.diagnostics.page")
 
 
 def test_the_helper_sees_what_is_imported():

@@ -1,9 +1,10 @@
-"""kbn.diagnostics: what the batch normalizations of a model are doing, told in plain words.
+"""kbn.diagnostics: what batch normalization does while a model trains, and what is wrong with it.
 
+    ShiftMonitor(probe)    a callback: how the distributions in a model move while it trains
     audit(model, data)     each layer's mode, averages and noise against the data, with what is wrong and what to do
 
-Each name is loaded when it is first used (PEP 562), so that importing this package imports no Keras. No module here has the
-name of a public function.
+Each name is loaded when it is first used (PEP 562), so that importing this package imports neither Keras nor matplotlib. No
+module here has the name of a public function.
 """
 
 from importlib import import_module
@@ -13,14 +14,18 @@ if TYPE_CHECKING:
     from kbn.diagnostics.audit_report import AuditReport
     from kbn.diagnostics.auditing import audit
     from kbn.diagnostics.findings import Finding
+    from kbn.diagnostics.monitor import ShiftMonitor
+    from kbn.diagnostics.record import ShiftRecord
 
 _HOME = {
     "AuditReport": "kbn.diagnostics.audit_report",
     "Finding": "kbn.diagnostics.findings",
+    "ShiftMonitor": "kbn.diagnostics.monitor",
+    "ShiftRecord": "kbn.diagnostics.record",
     "audit": "kbn.diagnostics.auditing",
 }
 
-__all__ = ["AuditReport", "Finding", "audit"]
+__all__ = ["AuditReport", "Finding", "ShiftMonitor", "ShiftRecord", "audit"]
 
 
 def __getattr__(name: str) -> Any:
@@ -32,4 +37,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(__all__)

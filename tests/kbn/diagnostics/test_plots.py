@@ -1,0 +1,169 @@
+"""Plots are figures of one page with axes that are named; the page is whole, and shows what is there."""
+
+import builtins
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kbn.diagnostics import figures, measures
+from kbn.diagnostics.event_files import histogram, shares
+
+
+@pytest.mark.parametrize("kind", [*measures.MEASURES, "depth", "histograms"])
+def test_every_kind(make_record, tmp_path, kind):
+    record = make_record()
+    path = tmp_path / "plot.png"
+    figure = record.plot(kind, path)
+    width, height = figure.get_size_inches()
+    assert width <= 8.3
+    assert height <= 11.7
+    with Image.open(path) as image:
+        assert np.asarray(image.convert("L")).std() > 5  # in grey, too, there is something to see
+    labels = [text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel())]
+    assert any("step" in label or "depth" in label for label in labels)
+    if kind in measures.MEASURES:
+        (bar,) = [axes for axes in figure.axes if axes.get_label() == "<colorbar>"]
+        unit = measures.MEASURES[kind].label.partition(" (")[2]
+        assert bar.get_ylabel().endswith(f"\n({unit}")
+        # Each row is named, and the cells are the measure's own values.
+        assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+            point.name for point in record.points
+        ]
+        drifts = kind in ("drift", "kl")
+        shown = figure.axes[0].collections[0].get_array().reshape(4, -1)
+        values = measures.measured(record, kind).T[:, 1:] if drifts else measures.measured(record, kind).T
+        positive = values > 0
+        assert np.allclose(shown[positive], values[positive])
+
+
+def test_darker_is_more():
+    grey = np.array([figures.shades()(place)[:3] for place in np.linspace(0, 1, 50)]) @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(grey) < 0).all()
+    assert grey[0] - grey[-1] > 0.8
+
+
+def test_many_layers_fit_on_a_page(make_record):
+    figure = make_record(points=150).plot("drift")
+    assert figure.get_size_inches()[1] <= 11.7
+    assert len(figure.axes[0].get_yticklabels()) <= 45
+
+
+def test_depth_beside_another_model(make_record):
+    figure = make_record().plot("depth", others={"plain": make_record(normalized=False)})
+    named = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert named == [f"{name}: {told}" for name in ("this model", "plain")
+                     for told in ("drift over 50 steps", "between batches of 16")]  # fmt: skip
+    lines = figure.axes[0].lines
+    assert len({(line.get_marker(), line.get_linestyle(), line.get_markerfacecolor()) for line in lines}) == 4
+
+
+@pytest.mark.parametrize(
+    ("samples", "arguments", "message"),
+    [
+        (6, {"kind": "dirft"}, "no plot 'dirft'; there are drift"),
+        (6, {"kind": "drift", "layers": ["x"]}, "no layer 'x' in the record; there are layer_0"),
+        (6, {"kind": "drift", "site": "x"}, "no site 'x'"),
+        (6, {"kind": "drift", "path": "plot.jpg"}, r"ends in \.png"),
+        (6, {"kind": "drift", "path": "missing/plot.png"}, "folder"),
+        (1, {"kind": "drift"}, "needs 2 samples, and the record has 1"),
+        (0, {"kind": "flat"}, "needs 1 samples, and the record has 0"),
+        (0, {"kind": "histograms"}, "needs 1 samples, and the record has 0"),
+    ],
+)
+def test_what_cannot_be_drawn(make_record, samples, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_record(samples).plot(**arguments)
+
+
+def test_titles_tell_what_is_shown(make_record):
+    assert (
+        make_record().plot("drift").axes[0].get_title(loc="left")
+        == "Drift, before batch normalization, from sample to sample"
+    )
+    plain = make_record(normalized=False)
+    assert plain.plot("variation").axes[0].get_title(loc="left") == "Variation between batches, before the activation"
+    titles = [axes.get_title(loc="left") for axes in plain.plot("histograms").axes]
+    assert titles[:2] == ["before the activation", "after the activation"]
+
+
+def test_nothing_to_show(make_record):
+    with pytest.raises(ValueError, match="nothing to show of 'gap'"):
+        make_record(normalized=False).plot("gap")
+    with pytest.raises(ValueError, match="`others` is for the plot 'depth'"):
+        make_record().plot("gap", others={"x": make_record()})
+
+
+def test_without_matplotlib(make_record, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *rest, **named):
+        if name.partition(".")[0] == "matplotlib":
+            raise ModuleNotFoundError(name=name)
+        return real(name, *rest, **named)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match=r"pip install 'kbn\[plot\]'"):
+        make_record().plot("drift")
+
+
+def test_a_diverged_training_is_drawn(make_record):
+    record = make_record()
+    for name in ("channels/before/mean", "channels/before/variance", "quantiles/before"):
+        record._rows[-1][name][:] = np.nan
+    for kind in ("drift", "histograms", "depth", "flat"):
+        record.plot(kind).savefig(io.BytesIO())
+
+
+def test_shares_are_those_of_the_values(rng):
+    values = np.sort(rng.normal(size=6401))
+    quantiles = np.quantile(values, np.linspace(0, 1, 65))
+    edges = np.linspace(-3, 3, 13)
+    counted = np.histogram(values, edges)[0] / len(values)
+    assert np.allclose(shares(quantiles, edges), counted, atol=0.01)
+
+
+def test_what_a_relu_makes_0_stands_in_the_bin_of_0():
+    quantiles = np.concatenate([np.zeros(33), np.linspace(0, 1, 33)[1:]])
+    found = shares(quantiles, np.array([-0.5, 0.0, 0.25, 1.0]))
+    assert np.allclose(found, [0.0, 0.5 + 0.125, 0.375])
+    assert histogram(np.zeros(65), 30)[:, 2].sum() == pytest.approx(100)
+    assert histogram(quantiles, 30)[:, 2].sum() == pytest.approx(100)
+
+
+def test_the_page(make_record, tmp_path):
+    record = make_record(name="<b>first</b>")
+    record._rows[-1]["channels/flat"][:2] = 1.0
+    record.report(tmp_path / "page.html", others={"plain & simple": make_record(normalized=False)})
+    text = (tmp_path / "page.html").read_text()
+    assert "&lt;b&gt;first&lt;/b&gt;" in text
+    assert "<b>" not in text
+    assert '<span class="bad">2</span>' in text  # the dead channels
+    assert "6 samples over 50 training steps of 4 points, 4 of them batch normalizations, on 3 batches of 16." in text
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    identities = [part.partition('"')[0] for part in text.split(' id="')[1:]]
+    assert len(identities) == len(set(identities))
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_the_page_in_a_browser(make_record, tmp_path, browser):
+    make_record().report(tmp_path / "page.html")
+    page = browser.new_page(viewport={"width": 400, "height": 800})
+    errors = []
+    page.on("pageerror", lambda error: errors.append(error))
+    page.on("requestfailed", lambda request: errors.append(request.url))
+    page.goto((tmp_path / "page.html").as_uri())
+    assert page.locator("svg").count() == page.locator("figure").count() == 8
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert page.locator("tbody tr").count() == 4
+    assert not errors
+    page.close()
+
+
+@pytest.mark.parametrize("options", [{"samples": 1}, {"normalized": False, "batches": 1}])
+def test_the_page_of_a_record_that_has_less(make_record, tmp_path, options):
+    make_record(**options).report(tmp_path / "page.html")
+    assert "Distributions over time" in (tmp_path / "page.html").read_text()
+    with pytest.raises(ValueError, match="needs 1 samples, and the record has 0"):
+        make_record(samples=0).report(tmp_path / "page.html")
