@@ -109,8 +109,11 @@ def test_a_refusal_is_shown(page):
 def test_models_come_and_go(page, server):
     path = write_rows(server.folder / "new/1/model.onnx")
     model(page, "new").wait_for()
+    assert "y" in model(page, "new").inner_text()
     path.unlink()
     model(page, "new").wait_for(state="detached")
+    assert model(page, "new").count() == 0
+    assert model(page, "mean").count() == 1
 
 
 def test_a_token_is_asked_for(browser, tmp_path):
