@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from .archive import load_model
 from .check_report import CheckReport
+from .class_labels import labels_entry
 from .describing import keras_size, measured, metadata, onnx_size
 from .errors import CheckFailedError, KbnError, UnsupportedError, UsageError
 from .export_report import ExportReport
@@ -42,6 +43,7 @@ def export(
     batch: int | None = None,
     rename_inputs: Mapping[str, str] | None = None,
     rename_outputs: Mapping[str, str] | None = None,
+    labels: Sequence[str] | None = None,
     opset: int = 18,
     data: Any = None,
     ones_channel: bool | None = None,
@@ -64,6 +66,7 @@ def export(
             that the model leaves free, or None for a size to be free.
         batch: examples that the file takes at a time; None leaves that free.
         rename_inputs, rename_outputs: by Keras' name the name in the file, of those that are to have another.
+        labels: names of the classes, for `kbn serve`: as many as an output of (examples, classes) has.
         opset: the ONNX operator set, 13 or newer.
         data: inputs for the check beside the seeded ones: an array, a sequence of one per input, or a mapping by name; or
             an `ImageFolder`.
@@ -118,8 +121,10 @@ def export(
         input_shapes = with_batch(original, batch, input_shapes, input_layout)
     inputs = input_ports(original, input_layout, input_shapes)
     input_names = _renamed("input", [port.name for port in inputs], rename_inputs)
-    output_names = unique([port.name for port in output_ports(original)], input_names)
+    outputs = output_ports(original)
+    output_names = unique([port.name for port in outputs], input_names)
     output_names = _renamed("output", output_names, rename_outputs)
+    told = {} if labels is None else labels_entry(labels, [port.shape for port in outputs])
     if data is not None:
         next(user_samples(original, data, [port.own_shape for port in inputs]))
     clock.start("fold")
@@ -142,7 +147,7 @@ def export(
         converted = ir.from_proto(proto)
         fold_report.rows = [row for row in fold_report.rows if row.scale is not None] + found.rows
     layout = input_layout if any(port.transposition for port in inputs) else None
-    converted.metadata_props.update(metadata(source, fold_report, layout))
+    converted.metadata_props.update(metadata(source, fold_report, layout) | told)
     clock.start("check")
     with onnx_file(converted, path, force) as temporary:
         check_report = check_model(original, temporary, data, seed=seed)

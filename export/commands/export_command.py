@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..class_labels import read_labels
 from ..errors import CheckFailedError
 from .options import AllowUnsafe, CustomObjects, Data, Force, Json, Model, Quiet, ReportFile, Seed
 from .parsing import parse_names, parse_shapes
@@ -47,6 +48,12 @@ def export(
             "--rename-outputs", metavar="OLD=NEW", help="Another name for an output. Repeatable.", show_default=False
         ),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Names of the classes, one a line, which kbn serve then tells.", show_default=False
+        ),
+    ] = None,
     float16: Annotated[
         bool, typer.Option("--float16", help="Also write OUT.float16.onnx, once OUT.onnx is proved.")
     ] = False,
@@ -76,6 +83,7 @@ def export(
     """Fold, convert to ONNX, check against the original in float64, write."""
     with progress(quiet) as step:
         check_outputs(output, ".onnx", force, report_file)
+        names = None if labels is None else read_labels(labels)
         arrays = read_data(data, step)
         import_keras(step)
         from ..exporting import export as export_model
@@ -89,6 +97,7 @@ def export(
                 batch=batch,
                 rename_inputs=parse_names(rename_inputs),
                 rename_outputs=parse_names(rename_outputs),
+                labels=names,
                 float16=float16,
                 int8=int8,
                 opset=opset,

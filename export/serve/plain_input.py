@@ -21,9 +21,10 @@ from .refusal import RefusedError
 
 Array = NDArray[Any]
 
+# Of what the command reads of a folder without TIFF, whose decoder has a long history of faults; strangers send these.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-LARGEST_IMAGE = 50_000_000  # pixels: a few kilobytes of PNG can unpack to any number
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+LARGEST_IMAGE = 50_000_000  # pixels
+_CHANNELS = (1, 3, 4)
 _NPY = b"\x93NUMPY"
 
 
@@ -53,7 +54,7 @@ def read_input(content: bytes, port: Port, pixels: tuple[float, float]) -> Array
 
 def image_axes(port: Port) -> tuple[int, int, int] | None:
     """The axes of height, width and channels, where the input takes images; channels are last, or first behind the batch."""
-    axes = [axis for axis in (3, 1) if len(port.shape) == 4 and port.shape[axis] in _MODES]
+    axes = [axis for axis in (3, 1) if len(port.shape) == 4 and port.shape[axis] in _CHANNELS]
     if len(axes) != 1 or port.datatype in (BYTES, "BOOL") or port.shape[0] not in (FREE, 1):
         return None
     return (1, 2, 3) if axes[0] == 3 else (2, 3, 1)
@@ -94,33 +95,25 @@ def _converted(array: Array, port: Port) -> Array:
 
 
 def _of_image(content: bytes, port: Port, pixels: tuple[float, float]) -> Array:
-    from PIL import Image, ImageOps  # loaded by the first image
+    from ..pixels import NoScaleError, PictureError, TooManyPixelsError, as_array, decode  # Pillow, by the first image
 
     axes = image_axes(port)
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_many_pixels() from None
-    except Exception as error:  # Pillow's decoders raise what they like
+        image = decode(io.BytesIO(content), FORMATS, LARGEST_IMAGE)
+    except TooManyPixelsError:
+        raise RefusedError(413, f"The image has more than {LARGEST_IMAGE} pixels.") from None
+    except NoScaleError as error:
+        raise RefusedError(400, f"The image cannot be taken: {error}; send a .npy file.") from None
+    except PictureError as error:
         takes = "an image or " if axes else ""
         raise RefusedError(
-            400, f"Input {port.name!r} takes {takes}a .npy file; images may be {', '.join(FORMATS)}."
+            400, f"Input {port.name!r} takes {takes}a .npy file; images may be {', '.join(FORMATS)}, and not damaged."
         ) from error
     if axes is None:
         raise RefusedError(400, f"Input {port.name!r} of shape {list(port.shape)} takes no image; send a .npy file.")
-    if image.width * image.height > LARGEST_IMAGE:
-        raise _too_many_pixels()
-    if image.mode == "F" or image.mode.startswith("I"):
-        raise RefusedError(400, "The image has more than 8 bits a channel, which have no one scale; send a .npy file.")
     height, width, channels = (port.shape[axis] for axis in axes)
-    try:
-        turned = ImageOps.exif_transpose(image).convert(_MODES[channels])
-    except Exception as error:
-        raise RefusedError(400, "The image is damaged.") from error
-    size = (turned.width if width == FREE else width, turned.height if height == FREE else height)
-    if turned.size != size:
-        turned = turned.resize(size, Image.Resampling.BILINEAR)
-    return _as_input(np.asarray(turned).reshape(size[1], size[0], channels), port, axes, pixels)
+    height, width = (image.height if height == FREE else height, image.width if width == FREE else width)
+    return _as_input(as_array(image, channels, height, width), port, axes, pixels)
 
 
 def _as_input(image: Array, port: Port, axes: Sequence[int], pixels: tuple[float, float]) -> Array:
@@ -130,7 +123,3 @@ def _as_input(image: Array, port: Port, axes: Sequence[int], pixels: tuple[float
         raise RefusedError(400, f"Input {port.name!r} takes {port.datatype}, which holds pixels as 0 to 255 only.")
     batch = scaled[np.newaxis]
     return np.ascontiguousarray(batch if axes[2] == 3 else batch.transpose(0, 3, 1, 2), port.dtype)
-
-
-def _too_many_pixels() -> RefusedError:
-    return RefusedError(413, f"The image has more than {LARGEST_IMAGE} pixels.")

@@ -11,13 +11,13 @@ from typing import Any
 import onnx
 from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
 
+from ..class_labels import LABELS_KEY
 from ..errors import BrokenModelError
 from ..onnx_opening import open_onnx
 from ..wording import reason
 
 _ADVICE = "Write it anew with its exporter."
 CHECK_KEY = "kbn.check"
-LABELS_KEY = "kbn.labels"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from kbn._version import __version__
 from kbn.export import export
 from kbn.export.__main__ import main as entry
 from kbn.export.cli import main
+from kbn.export.serve.verifying import verify
 from trained_models import randomized
 
 
@@ -312,7 +313,10 @@ def test_sizes_names_and_lower_precision(folder, tmp_path, run):
         "classes=y",
         "--input-shape",
         "image=?,8,8,3",
+        "--labels",
+        tmp_path / "classes.txt",
     ]
+    (tmp_path / "classes.txt").write_text("ant\nbee\nfly\ngnat\n흰개미\n", encoding="utf-8")
     done = run(
         "export",
         folder / "model.keras",
@@ -329,6 +333,8 @@ def test_sizes_names_and_lower_precision(folder, tmp_path, run):
     proto = onnx.load(tmp_path / "m.int8.onnx")
     assert [value.name for value in (*proto.graph.input, *proto.graph.output)] == ["x", "y"]
     assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 5
+    for path in (tmp_path / "m.onnx", tmp_path / "m.int8.onnx"):
+        assert verify(path).labels == ("ant", "bee", "fly", "gnat", "흰개미")
 
 
 def test_overflow_in_float16_is_one_document_and_one_paragraph(tmp_path, run):
@@ -355,6 +361,7 @@ def test_overflow_in_float16_is_one_document_and_one_paragraph(tmp_path, run):
         ["--opset", "3"],
         ["--int8"],
         ["--float16", "--keep-failed", "KEPT"],
+        ["--labels", "nowhere.txt"],
     ],
 )
 def test_options_that_do_not_fit(folder, tmp_path, run, options):

@@ -76,6 +76,17 @@ def test_which_inputs_take_images():
         assert image_axes(Port("i", "FP32", shape)) is None
 
 
+def test_of_16_bits_of_grey_the_upper_8_are_taken_as_the_check_takes_them():
+    grey = read_input(encoded(PIXELS[..., 0].astype(np.uint16) * 256 + 200), Port("i", "FP32", (-1, 6, 8, 1)), FULL)
+    np.testing.assert_array_equal(grey[0, :, :, 0], PIXELS[..., 0])
+
+
+def test_numbers_without_a_scale_are_refused(monkeypatch):
+    monkeypatch.setattr("kbn.export.serve.plain_input.FORMATS", ("TIFF",))  # those that are taken have none such
+    with pytest.raises(RefusedError, match="32-bit numbers"):
+        read_input(encoded(PIXELS[..., 0].astype(np.float32), "TIFF"), Port("i", "FP32", (-1, 6, 8, 1)), FULL)
+
+
 def test_arrays_of_one_example_or_of_many():
     port = Port("x", "FP32", (-1, 4))
     x = np.arange(8.0).reshape(2, 4)
@@ -112,7 +123,7 @@ X = Port("x", "FP32", (-1, 4))
         (b"<svg/>", RGB, 400),
         (encoded()[:90], RGB, 400),
         (bomb(), RGB, 413),
-        (encoded(PIXELS[..., 0].astype(np.uint16) * 200), Port("i", "FP32", (-1, 6, 8, 1)), 400),
+        (encoded(PIXELS[..., 0].astype(np.int32), "TIFF"), Port("i", "FP32", (-1, 6, 8, 1)), 400),
         (encoded(), X, 400),
         (encoded(), Port("i", "INT8", (-1, 6, 8, 3)), 400),
         (npy(PIXELS), Port("i", "FP32", (-1, 9, 8, 3)), 400),
