@@ -151,7 +151,15 @@ def output_ports(model: Any, inputs: Sequence[Port] | None = None) -> tuple[Port
     shapes = [tuple(tensor.shape) for tensor in model.outputs]
     if inputs is not None and [port.own_shape for port in inputs] != [tuple(tensor.shape) for tensor in model.inputs]:
         shapes = _inferred(model, inputs)
-    return tuple(Port(_layer_name(tensor), shape, own) for tensor, shape in zip(model.outputs, shapes, strict=True))
+    return tuple(Port(name, shape, own) for name, shape in zip(_output_names(model), shapes, strict=True))
+
+
+def _output_names(model: Any) -> list[str]:
+    """The keys, where the model returns a dict of tensors; else the names of the layers that made them."""
+    returned = getattr(model, "_outputs_struct", None)
+    if isinstance(returned, dict) and all(isinstance(tensor, keras.KerasTensor) for tensor in returned.values()):
+        return [str(key) for key in sorted(returned)]  # the order of model.outputs
+    return [_layer_name(tensor) for tensor in model.outputs]
 
 
 def _inferred(model: Any, inputs: Sequence[Port]) -> list[Shape]:

@@ -114,6 +114,20 @@ def test_outputs_of_one_name_are_numbered(tmp_path):
     assert outputs == ["encoder", "encoder_1"]
 
 
+def test_outputs_in_a_dict_are_named_by_their_keys(tmp_path):
+    inputs = keras.Input((5,), name="x")
+    probabilities = layers.Softmax(name="softmax")(layers.BatchNormalization()(layers.Dense(3)(inputs)))
+    outputs = {"probabilities": probabilities, "class": keras.ops.argmax(probabilities, -1), "again": probabilities}
+    model = randomized(keras.Model(inputs, outputs))
+    export(model, tmp_path / "model.onnx", rename_outputs={"class": "klass"})
+    assert [value.name for value in onnx.load(tmp_path / "model.onnx").graph.output] == [
+        "again",
+        "klass",
+        "probabilities",
+    ]
+    assert check(model, tmp_path / "model.onnx").passed
+
+
 def test_data_at_a_large_mean_does_not_fail_a_right_file(tmp_path):
     inputs = keras.Input((6,), name="x")
     model = randomized(keras.Model(inputs, layers.Dense(3)(kbn.BatchNormalization(name="bn")(inputs))))
