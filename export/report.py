@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.constrain import Constrain
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -25,6 +27,7 @@ from .writing import output_file
 
 # How a verdict or a decision is coloured, on a terminal and in the page.
 TONES = {"folded": "good", "merged": "good", "kept": "warn", "passed": "good", "FAILED": "bad", "PASSED": "good"}
+_PROSE, _WIDEST = 110, 170  # columns
 _STYLES = {"good": "green", "warn": "yellow", "bad": "bold red", "plain": ""}
 
 
@@ -65,11 +68,12 @@ class Table:
             pad_edge=False,
         )
         for column in self.columns:
-            shown.add_column(column, justify="right" if column in self.numeric else "left", overflow="fold")
+            number = column in self.numeric
+            shown.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number)
         for row in self.rows:
             tones = (self.tone(column, cell) for column, cell in zip(self.columns, row, strict=True))
             shown.add_row(*(Text(printable(cell), style=_STYLES[tone]) for cell, tone in zip(row, tones, strict=True)))
-        return Group(shown, Text(printable(self.note), style="dim")) if self.note else shown
+        return Group(shown, Constrain(Text(printable(self.note), style="dim"), _PROSE)) if self.note else shown
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,12 @@ class Report(ABC):
         for table in self.tables():
             spaced += [table, ""]
         return Group(*spaced[:-1])
+
+    def print(self) -> None:
+        """Prints the report on stdout: as wide as the terminal, else as what the tables need, within reason."""
+        # A pipe has no width of its own, and 80 columns would break names and numbers apart.
+        needed = Console(width=_WIDEST).measure(self).maximum
+        Console(width=None if sys.stdout.isatty() else max(_PROSE, needed)).print(self)
 
     def to_json(self) -> str:
         """The dictionary as text; JSON has no infinity and no NaN, which are null."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -120,10 +119,7 @@ def show(report: Report, as_json: bool, report_file: Path | None) -> None:
     if as_json:
         typer.echo(report.to_json())
         return
-    from rich.console import Console
-
-    # A pipe has no width of its own; 80 columns would break the table apart.
-    Console(width=None if sys.stdout.isatty() else 110).print(report)
+    report.print()
 
 
 def note(message: str) -> None:

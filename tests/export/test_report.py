@@ -33,6 +33,27 @@ def test_the_table_shows_every_row_and_the_reason(report):
         assert text in shown
 
 
+def test_a_pipe_gets_names_and_numbers_in_one_piece_and_prose_that_can_be_read(capsys):
+    name = "block_13_expand_relu_of_a_rather_long_model/depthwise_batch_normalization_of_the_same"
+    FoldReport(
+        [
+            FoldRow(name, "BatchNormalization", "folded", (name[:20],), "backward"),
+            FoldRow("bn", "BatchNormalization", reason="too long to stand in one line " * 9),
+        ]
+    ).print()
+    lines = capsys.readouterr().out.splitlines()
+    assert any(name in line and name[:20] in line.split(name)[1] for line in lines)
+    assert max(map(len, lines)) <= 170
+
+
+def test_a_narrow_terminal_breaks_names_and_no_numbers(capsys):
+    table = Table("t", ["layer", "error"], [["a_long_name_" * 3, "-1.2345e-06"]], numeric=frozenset({"error"}))
+    Console(width=30).print(table)
+    shown = capsys.readouterr().out
+    assert "-1.2345e-06" in shown
+    assert "".join(line[:18].strip() for line in shown.splitlines()[2:]) == "a_long_name_" * 3
+
+
 def test_the_dictionary_is_strict_json(report):
     value = json.loads(report.to_json())
     assert value["schema"] == "kbn.fold/1"
