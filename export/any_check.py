@@ -51,6 +51,8 @@ def check(
         raise UsageError(
             "The original is an onnx.ModelProto; give the path of its file, beside which its weights may lie."
         )
+    if Path(onnx_path).suffix.lower() in (".keras", ".h5"):
+        raise UsageError(f"{onnx_path} is a Keras file, and comes first: kbn check {onnx_path} FILE.onnx.")
     if isinstance(model, str | PathLike) and Path(model).suffix.lower() == ".onnx":
         from .onnx_parity import check_files
 

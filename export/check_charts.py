@@ -10,11 +10,13 @@ from .output_check import OutputCheck, Sides
 
 
 def error_histograms(outputs: Sequence[OutputCheck], sides: Sides) -> HistogramChart:
-    """One panel for each output and kind of inputs that could be compared."""
+    """One panel for each output and kind of inputs that could be compared, but for those without any error."""
     panels = []
     for output in outputs:
         for kind, spreads in output.spreads.items():
             errors, histograms = output.cases[kind], (spreads.model.absolute, spreads.file.absolute)
+            if not any(histogram.octaves() for histogram in histograms):
+                continue
             panels.append(
                 Panel(
                     f"{output.output}, {kind} inputs",
@@ -30,8 +32,8 @@ def error_histograms(outputs: Sequence[OutputCheck], sides: Sides) -> HistogramC
             )
     note = (
         "Share of the elements by the size of their error against the float64 run, an octave to a bar. Elements without error "
-        "have no bar; what is too small for the axis is piled up at its left end. Beyond the dashed line the check fails, "
-        "unless that kind of inputs proves nothing."
+        "have no bar, and outputs without any no panel; what is too small for the axis is piled up at its left end. Beyond "
+        "the dashed line the check fails, unless that kind of inputs proves nothing."
     )
     return HistogramChart("Errors of the outputs", _names(sides), panels, "absolute error", note)
 

@@ -89,7 +89,8 @@ class CheckReport(Report):
 
     def own_sections(self) -> list[Table | Chart]:
         """What the page shows of the check alone, without the fold."""
-        found: list[Table | Chart] = [self.parity(), error_histograms(self.outputs, self.sides), self._spread()]
+        histograms = error_histograms(self.outputs, self.sides)
+        found: list[Table | Chart] = [self.parity(), *([histograms] if histograms.panels else []), self._spread()]
         if self.layers:
             found.append(drift(self.layers, self.sides))
         if any(layer.local for layer in self.layers):

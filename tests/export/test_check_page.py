@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from kbn.export.charts import HistogramChart
 from kbn.export.check_report import CheckReport
 from kbn.export.fold_report import FoldReport, FoldRow, ScaleRange
 from kbn.export.layer_check import LayerCheck, LocalError
@@ -153,3 +154,15 @@ def test_a_runtime_that_errs_alone_is_told():
     assert fault.endswith(
         "(data inputs); with onnxruntime's optimisations off it is 0, so that these err, not the file"
     )
+
+
+def test_outputs_without_any_error_have_no_histogram():
+    exact, truth = OutputCheck("copied"), np.ones((4, 10))
+    exact.add("seeded", truth, truth, [truth, truth])
+    report = passed_report()
+    report.outputs.append(exact)
+    (histograms,) = [section for section in report.sections() if section.title == "Errors of the outputs"]
+    assert isinstance(histograms, HistogramChart)
+    assert len(histograms.panels) == 6
+    report.outputs = [exact]
+    assert "Errors of the outputs" not in [section.title for section in report.sections()]

@@ -244,6 +244,11 @@ def test_bad_arguments_get_one_paragraph_and_lose_nothing(folder, kind, run, mon
     assert (folder / "model.onnx").read_bytes() == content
 
 
+def test_a_check_with_its_arguments_exchanged_is_told(folder, run):
+    done = run("check", folder / "model.onnx", folder / "model.keras")
+    assert_one_paragraph(done, 2, ["model.keras is a Keras file, and comes first"])
+
+
 def test_an_error_is_json_too_where_json_is_asked_for(tmp_path, run):
     done = run("inspect", tmp_path / "none.keras", "--json")
     value = json.loads(done.stdout)
