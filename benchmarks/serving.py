@@ -35,9 +35,9 @@ CLIENTS = (1, 4, 16, 64)
 LOADS = (0.5, 0.9)  # of what the unbatched server answers per second
 
 
-def cnn(path, size, channels, convolutions):
+def cnn(path, size, channels, convolutions, seed=0):
     """A stack of 3 x 3 convolutions with ReLU, every other one of stride 2, and a classifier."""
-    draw, nodes, weights, tensor, wide = np.random.default_rng(0), [], [], "image", 3
+    draw, nodes, weights, tensor, wide = np.random.default_rng(seed), [], [], "image", 3
     for index in range(convolutions):
         kernel = draw.normal(size=(channels, wide, 3, 3)) / np.sqrt(9 * wide)
         weights.append(numpy_helper.from_array(kernel.astype(np.float32), f"w{index}"))
