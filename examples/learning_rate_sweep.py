@@ -6,9 +6,9 @@ Three hidden layers of 64 ReLUs on scikit-learn's digits, batches of 64, plain s
 are Gaussian, with a deviation of so many times He's, sqrt(2 / inputs). Each cell is the mean test accuracy of some trainings.
 
 To be seen: without batch normalization few pairs of the two train well, and initial weights that are too small train not at
-all. With it most pairs do. What is left is a slope: the normalization divides the scale of the weights out again, so that
-larger weights change nothing but how far a step turns them; the learning rate that counts is the one over the square of
-their norm (van Laarhoven 2017, https://arxiv.org/abs/1706.05350), and larger weights want a larger one.
+all. With it many more do, over learning rates far apart. What is left is a slope: the normalization divides the scale of the
+weights out again, so that larger weights change nothing but how far a step turns them. The learning rate that counts is the
+one over the square of their norm (van Laarhoven 2017, https://arxiv.org/abs/1706.05350), and larger weights want a larger one.
 
 The averages leave out their start (debias=True), so that they are no reason for a low accuracy. Writes
 FOLDER/learning-rate-sweep.png.

@@ -1,8 +1,8 @@
 """The page of a record: the plots and one table, as one HTML file.
 
-No script, no font, no network; light and dark, where the plots are turned from light to dark with it, so that more is then
-brighter; narrow, where what is wide is scrolled by itself. The look is that of the export's pages, in the little that this one needs:
-kbn.export's own would bring its dependencies, and the layer does not import the tool.
+No script, no font, no network; wide and narrow, where what is wide scrolls by itself; light and dark, where the plots turn dark
+too, so that more is brighter. The look is that of the export's pages, in the little that this one needs: kbn.export's own would
+bring its dependencies, and the layer does not import the tool.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ _STYLE = """
   .bad { color: var(--bad); font-weight: 600; }
   .scroll { overflow-x: auto; }
   table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-  th, td { text-align: right; vertical-align: top; white-space: nowrap; padding: .35rem 0 .35rem .9rem; border-bottom: 1px solid var(--line); }
+  th, td { text-align: right; vertical-align: top; padding: .35rem 0 .35rem .9rem; border-bottom: 1px solid var(--line);
+    white-space: nowrap; }
   th { color: var(--soft); font-weight: 500; }
   th:first-child, td:first-child { text-align: left; padding-left: 0; position: sticky; left: 0; background: Canvas; }
   figure { margin: 0; overflow-x: auto; }
