@@ -58,13 +58,6 @@ def test_a_model_of_keras_applications_is_exported(tmp_path):
     assert (tmp_path / "MobileNetV2.onnx").is_file()
 
 
-def test_recalibration_closes_the_gap_of_a_cold_start(tmp_path):
-    shown = run("examples/cold_start.py", cwd=tmp_path)
-    theirs, converted, recalibrated, undone, debiased, cumulative = map(float, re.findall(r"([\d.]+) %", shown))
-    assert theirs == converted == undone
-    assert min(recalibrated, debiased, cumulative) > max(93, theirs + 5)
-
-
 def test_a_layer_of_ones_own_folds_by_its_rule(tmp_path):
     shown = run("examples/own_layer_rule.py", cwd=tmp_path)
     without, with_rule = shown.split("With it:")

@@ -65,6 +65,12 @@ def test_the_named_files_are_there():
     assert {Path(name).name for name in named} <= present
 
 
+def test_linked_files_are_there():
+    linked = {link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", README) if not link.startswith("http")}
+    assert {"docs/batch-normalization.md", "docs/batch-normalization.ko.md", "docs/cold-start.png"} <= linked
+    assert not [link for link in linked if not (ROOT / link).is_file()]
+
+
 def test_the_command_help_names_every_command():
     from kbn.export.cli import app
 

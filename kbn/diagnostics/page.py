@@ -1,7 +1,8 @@
 """The page of a record: the plots and one table, as one HTML file.
 
-No script, no font, no network; light and dark. The look is that of the export's pages, in the little that this one needs:
-kbn.export's own would bring its dependencies, and the layer does not import the tool.
+No script, no font, no network; wide and narrow, where what is wide scrolls by itself; light and dark, where the plots turn dark
+too, so that more is brighter. The look is that of the export's pages, in the little that this one needs: kbn.export's own would
+bring its dependencies, and the layer does not import the tool.
 """
 
 from __future__ import annotations
@@ -34,10 +35,14 @@ _STYLE = """
   .bad { color: var(--bad); font-weight: 600; }
   .scroll { overflow-x: auto; }
   table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-  th, td { text-align: right; vertical-align: top; padding: .35rem 0 .35rem .9rem; border-bottom: 1px solid var(--line); }
+  th, td { text-align: right; vertical-align: top; padding: .35rem 0 .35rem .9rem; border-bottom: 1px solid var(--line);
+    white-space: nowrap; }
   th { color: var(--soft); font-weight: 500; }
   th:first-child, td:first-child { text-align: left; padding-left: 0; position: sticky; left: 0; background: Canvas; }
-  figure { margin: 0; } figure svg { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
+  figure { margin: 0; overflow-x: auto; }
+  figure svg { display: block; width: min(100%, 54rem); min-width: 33rem; height: auto; background: #fff; border-radius: 6px; }
+  @media (prefers-color-scheme: dark) { figure svg { filter: invert(.92) hue-rotate(180deg); } }
+  @media print { figure svg { min-width: 0; } }
 """
 
 _NOTES = {

@@ -157,7 +157,22 @@ def test_the_page_in_a_browser(make_record, tmp_path, browser):
     assert page.locator("svg").count() == page.locator("figure").count() == 8
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     assert page.locator("tbody tr").count() == 4
+    # A plot stays as wide as its letters need, and scrolls by itself; rows of the table are one line each.
+    assert min(page.evaluate("[...document.querySelectorAll('figure svg')].map(e => e.clientWidth)")) >= 500
+    assert max(page.evaluate("[...document.querySelectorAll('tr')].map(e => e.clientHeight)")) < 50
     assert not errors
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_light_or_dark_as_a_whole(make_record, tmp_path, browser, scheme):
+    make_record().report(tmp_path / "page.html")
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+    page.goto((tmp_path / "page.html").as_uri())
+    for place in (page.locator("body"), page.locator("figure").nth(1)):  # the whole, and drift against depth
+        grey = np.asarray(Image.open(io.BytesIO(place.screenshot())).convert("L"))
+        assert bool(np.median(grey) < 40) is (scheme == "dark")
+        assert np.ptp(grey) > 150  # and what is written on it can be told from it
     page.close()
 
 
