@@ -22,7 +22,7 @@ class Signals:
 
     def __init__(self) -> None:
         self._came: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._asked = False
+        self._asked = self._ending = False
 
     def __enter__(self) -> Signals:
         self._before = {number: signal.getsignal(number) for number in _NUMBERS}
@@ -50,8 +50,8 @@ class Signals:
         if number == getattr(signal, "SIGHUP", None):
             if self._asked:
                 self._came.put(number)
-        elif self._asked:
-            self._asked = False
+        elif self._asked and not self._ending:
+            self._ending = True
             self._came.put(number)
         else:
             raise Ended

@@ -32,6 +32,10 @@ class Nodes:
     port: int
     mark: str
 
+    def options(self, replicas: int) -> list[object]:
+        """Of `kbn serve`, to join it, less the port."""
+        return ["--engine", "ray", "--address", self.address, "--replicas", replicas]
+
     def replicas(self) -> list[int]:
         """The processes that are replicas of this cluster."""
         found = []
