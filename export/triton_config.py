@@ -65,8 +65,9 @@ def _ports(field: str, ports: Sequence[Port], batches: bool, labelled: frozenset
         lines = [
             f"name: {_string(port.name)}",
             f"data_type: TYPE_{'STRING' if port.datatype == BYTES else port.datatype}",
-            # Triton has no empty shape; the model gets one all the same.
-            *([f"dims: [ {', '.join(map(str, shape))} ]"] if shape else ["dims: [ 1 ]", "reshape { shape: [ ] }"]),
+            # Triton has no empty shape: one number for each example, or, without batches, a scalar.
+            f"dims: [ {', '.join(map(str, shape or (1,)))} ]",
+            *(["reshape { shape: [ ] }"] if batches and not shape else []),
         ]
         if port.name in labelled:
             lines.append(f"label_filename: {_string(LABELS_FILE)}")

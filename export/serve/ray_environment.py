@@ -39,6 +39,8 @@ def environment(own: bool) -> Iterator[None]:
             "RAY_SERVE_HAPROXY_METRICS_PORT": ports[1],
             # kbn's own pause before the end does what these 30 seconds are for.
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+            # What a replica was asked that died may be asked of another: inference changes nothing.
+            "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         }
         for name, value in found.items():
             os.environ.setdefault(name, value)

@@ -82,6 +82,7 @@ def test_what_cannot_be_batched_keeps_its_shapes(tmp_path, body, inputs, outputs
     assert not found.HasField("dynamic_batching")
     assert [list(port.dims) for port in found.input] == inputs
     assert [list(port.dims) for port in found.output] == outputs
+    assert not any(port.HasField("reshape") for port in found.output)  # which Triton refuses where nothing is batched
 
 
 @pytest.mark.parametrize("name", TYPES)

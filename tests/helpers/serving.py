@@ -167,6 +167,10 @@ def process(*arguments: object, port: int = 0, **environment: str) -> Iterator[P
         url = next(each["url"] for each in lines if each["event"] == "listening")
         yield Process(started, lines, Address("127.0.0.1", int(url.rstrip("/").rpartition(":")[2])))
     finally:
+        if "ray" in line:  # what it runs in a cluster would live on
+            started.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                started.wait(60)
         started.kill()
         started.wait(30)
         reader.join(30)

@@ -34,10 +34,12 @@ def first(seed):
 
 
 class Load:
-    """Clients that ask without a pause until they are told to stop, each on a connection that it keeps while it can."""
+    """Clients that ask without a pause until they are told to stop, each on one connection, or each time on a new one."""
 
-    def __init__(self, address, clients=4):
+    def __init__(self, address, keep, clients=4):
         self.address, self.found, self.lost = address, [], []
+        self._asked = infer().replace(b"Connection: close\r\n", b"") if keep else infer()
+        self._keep = keep
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
 
@@ -52,17 +54,17 @@ class Load:
             thread.join(60)
 
     def _ask(self):
-        kept = infer().replace(b"Connection: close\r\n", b"")
         while not self._stop.is_set():
             with self.address.connect() as connection:
-                status = 200
-                while status == 200 and not self._stop.is_set():
-                    connection.sendall(kept)
+                again = True
+                while again and not self._stop.is_set():
+                    connection.sendall(self._asked)
                     status, _, body = read_answer(connection)
                     if status == 200:
                         self.found.append(json.loads(body)["outputs"][0]["data"][0])
                     else:
                         self.lost.append((status, body))
+                    again = self._keep and status == 200
 
     def more(self, count=40):
         """Waits for more answers."""
@@ -111,7 +113,7 @@ def test_a_life_on_two_nodes(ray_nodes, tmp_path):
                 expected, found = embedded.raw(asked), address.raw(asked)
                 assert (found[0], found[2]) == (expected[0], expected[2]), kind
 
-        with Load(address) as load:  # what changes loses nothing
+        with Load(address, keep=True) as load:  # what changes loses nothing
             load.more()
             write_rows(path, seed=1)
             served.process.send_signal(signal.SIGHUP)
@@ -127,15 +129,15 @@ def test_a_life_on_two_nodes(ray_nodes, tmp_path):
             float(f"{(X @ weights(seed))[0, 0]:.3g}") for seed in (0, 1)
         }
 
-        # Who dies loses what it held, and what was written to it before its connections were seen to be closed.
-        with Load(address) as load:
+        # Who dies loses no more than it held, which is one request of each client. (Connections that are kept are lost beside,
+        # as the proxy closes some when it learns of a new replica.)
+        with Load(address, keep=False) as load:
             load.more()
             os.kill(before[0], signal.SIGKILL)
             load.more()
             wait_until(lambda: len(ray_nodes.replicas()) == 2 and before[0] not in ray_nodes.replicas(), 120)
             load.more()
-        assert len(load.lost) <= 2 * 4
-        assert {status for status, _ in load.lost} <= {0, 500}  # a closed connection, or what the proxy says of it
+        assert len(load.lost) <= 4, load.lost
         assert set(load.found) == {load.found[0]}  # the new one has the files that were published last
 
         turns = {"inputs": [{"name": "turns", "datatype": "INT64", "shape": [], "data": [200_000]}]}
