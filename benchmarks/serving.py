@@ -183,6 +183,7 @@ def beside_ray(name, path, array, options, generate):
             side: request("127.0.0.1", port, path.stem, array) for side, port in (("embedded", embedded), ("ray", ray))
         }
         ports, found, order = {"embedded": embedded, "ray": ray}, {}, random.Random(0)
+        time.sleep(5)  # HAProxy, which learns of the replica, closes the connections that it has
         for _ in range(options.rounds):
             for clients in CLIENTS:
                 for side in order.sample(["embedded", "ray"], 2):

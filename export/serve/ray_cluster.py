@@ -38,7 +38,7 @@ def cluster(settings: Settings, options: RaySettings) -> Iterator[None]:
     try:
         client = _get_global_client(raise_if_no_controller_running=False)
         if client is None:
-            serve.start(http_options={"host": host, "port": port})
+            _start_serve(host, port)
         else:
             there = client.http_config
             if (host, port or there.port) != (there.host, there.port):
@@ -71,6 +71,13 @@ def _connect(options: RaySettings) -> None:
         what = f"The Ray cluster {options.address} cannot be joined" if options.address else "Ray cannot be started"
         raise UsageError(f"{what}: {reason(error)}.") from None
     take_over("ray", "ray.serve")
+
+
+def _start_serve(host: str, port: int) -> None:
+    try:
+        serve.start(http_options={"host": host, "port": port})
+    except Exception as error:  # of Ray: an actor that died, a time that was up
+        raise UsageError(f"Ray Serve cannot be started: {reason(error)}. Its logs say more; try again.") from None
 
 
 def _check_address(address: str) -> None:

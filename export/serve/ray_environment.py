@@ -42,7 +42,8 @@ def environment(own: bool) -> Iterator[None]:
             "RAY_SERVE_HAPROXY_METRICS_PORT": ports[1],
             # kbn's own pause before the end does what these 30 seconds are for.
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-            "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",  # an hour by default
+            # A proxy that is slower to start, as on a busy machine, is killed; that takes 5 seconds by default.
+            "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
             # What a replica was asked that died may be asked of another: inference changes nothing.
             "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         }

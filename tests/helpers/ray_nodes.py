@@ -65,6 +65,7 @@ def nodes() -> Iterator[Nodes]:
             "RAY_SERVE_HAPROXY_STATS_PORT": str(others[0]),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(others[1]),
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+            "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
             "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         }
         script = subprocess.Popen(
