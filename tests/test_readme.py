@@ -37,7 +37,16 @@ def test_the_client_of_the_server_runs(tmp_path, capsys):
 
 def test_the_options_of_the_server_are_there():
     section = README.partition("## Serving")[2].partition("\n## ")[0]
-    others = {"--no-cache-dir", "--system", "--data", "--head", "--triton", "--force"}  # of pip, ray and `kbn export`
+    others = {
+        "--no-cache-dir",
+        "--system",
+        "--data",
+        "--head",
+        "--include-dashboard",
+        "--ray",
+        "--triton",
+        "--force",
+    }  # of pip, ray and `kbn export`
     shown = set(re.findall(r"--[a-z][a-z-]+", section)) - others
     assert {"--max-batch", "--token-file", "--max-replicas"} <= shown
     options = {f"--{name.replace('_', '-')}" for name in signature(serve).parameters}
