@@ -34,8 +34,9 @@ class Application:
         self._log_level = log_level
         self._references: dict[str, Any] = {}
         self._seen: dict[Place, Fingerprint] = {}
+        self._failed: dict[Place, Fingerprint] = {}
         self._complaint = ""
-        self._models = 0
+        self._published: dict[Place, Fingerprint] = {}
 
     def __enter__(self) -> Application:
         """Raises UsageError where the cluster has an application of this name."""
@@ -53,20 +54,26 @@ class Application:
         self._store: Any = actor.remote()
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
         try:
-            serve.delete(NAME)
+            serve.delete(NAME, _blocking=kind is not Ended)
         except Ended:
             serve.delete(NAME, _blocking=False)
         finally:
             ray.kill(self._store)
 
-    def publish(self, packages: Sequence[Package]) -> None:
+    def publish(self, collector: Collector) -> None:
         """Sends the files that are new, and has the replicas load them.
 
         Raises:
-            BrokenModelError: a file is no longer what was looked into; nothing is published then.
+            KbnError: as `Collector.collect` and `read` raise them; nothing is published then.
         """
+        packages = collector.collect()
+        self._send(packages)
+        self._published = collector.collected()
+        log("published", "info", models=len(packages))
+
+    def _send(self, packages: Sequence[Package]) -> None:
         references, sent = {}, []
         for package in packages:
             for name, sha256 in package.sha256.items():
@@ -75,7 +82,7 @@ class Application:
                     (references[sha256],) = [known] if known else ray.get(self._store.keep.remote(read(package, name)))
             sent.append(replace(package, contents={name: references[key] for name, key in package.sha256.items()}))
         ray.get(self._store.publish.remote(sent))
-        self._references, self._models = references, len(packages)
+        self._references = references
 
     def deploy(self) -> None:
         """Starts the replicas, and waits until all are ready.
@@ -96,7 +103,7 @@ class Application:
             Replica,
             name="Replica",
             # As many as the queues of all models take: then the replica itself refuses what is too much.
-            max_ongoing_requests=self._models * (settings.queue + settings.max_batch) + _OTHERS,
+            max_ongoing_requests=len(self._published) * (settings.queue + settings.max_batch) + _OTHERS,
             ray_actor_options={"num_cpus": settings.threads},
             graceful_shutdown_timeout_s=settings.drain_timeout,
             graceful_shutdown_wait_loop_s=0.2,
@@ -120,10 +127,10 @@ class Application:
             found = collector.look()
             settled = force or found == self._seen
             self._seen = found
-            if settled and found != collector.collected():
-                packages = collector.collect()
-                self.publish(packages)
-                log("published", "info", models=len(packages))
+            if settled and (force or found != self._failed) and found != self._published:
+                self._failed = found  # what fails is not tried again before it changes
+                self.publish(collector)
+                self._failed = {}
             self._complaint = ""
         except KbnError as error:
             if force or self._complaint != str(error):

@@ -34,7 +34,7 @@ def serve(sources: Sequence[Path], settings: Settings, options: RaySettings, log
     began = time.monotonic()
     _check(settings, options)
     collector = Collector(sources, settings.threads)
-    packages = collector.collect()  # what is wrong with a file is told before a cluster is started
+    collector.collect()  # what is wrong with a file is told before a cluster is started
     with environment(own=options.address is None), Signals() as signals, contextlib.suppress(Ended):
         from .ray_application import Application  # Ray reads its environment when it is imported
         from .ray_cluster import cluster
@@ -42,10 +42,10 @@ def serve(sources: Sequence[Path], settings: Settings, options: RaySettings, log
         with cluster(settings, options):
             signals.take()  # Ray has taken them
             with Application(settings, options, log_level) as application:
-                application.publish(packages)
+                application.publish(collector)
                 application.deploy()
                 seconds = round(time.monotonic() - began, 3)
-                log("ready", "info", models=len(packages), replicas=options.replicas, seconds=seconds)
+                log("ready", "info", models=len(collector.collected()), replicas=options.replicas, seconds=seconds)
                 while (number := signals.next(settings.watch or None)) in (None, signal.SIGHUP):
                     application.refresh(collector, force=number is not None)
                 pause = settings.drain_pause if number == signal.SIGTERM else 0

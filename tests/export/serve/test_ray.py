@@ -16,7 +16,9 @@ from kbn.export.cli import main
 from kbn.export.errors import BrokenModelError
 from kbn.export.serve import logs
 from kbn.export.serve.ray_files import Collector, read, unpack
+from kbn.export.serve.ray_settings import RaySettings
 from kbn.export.serve.ray_signals import Ended, Signals
+from kbn.export.serve.settings import Settings
 from serving import TURNS, process, read_answer, request, rows_request, serving, wait_until, weights, write, write_rows
 
 X = np.ones((1, 4), np.float32)
@@ -117,7 +119,7 @@ def test_a_life_on_two_nodes(ray_nodes, tmp_path):
             load.more()
             write_rows(path, seed=1)
             served.process.send_signal(signal.SIGHUP)
-            wait_until(lambda: served.events("published"))
+            wait_until(lambda: len(served.events("published")) == 2)
             wait_until(lambda: all(value == first(1) for value in load.found[-40:]))
             path.write_bytes(path.read_bytes()[:50])
             served.process.send_signal(signal.SIGHUP)
@@ -275,6 +277,33 @@ def test_a_file_that_changes_after_it_was_looked_into_is_not_sent(tmp_path):
     path.unlink()
     with pytest.raises(BrokenModelError, match="cannot be read"):
         read(package, "model.onnx")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # which Ray's import raises about itself
+def test_a_change_is_published_once_it_has_settled_and_a_file_that_fails_is_not_tried_again(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    from kbn.export.serve.ray_application import Application
+
+    path = write_rows(tmp_path / "rows.onnx", seed=0)
+    collector, sent, tried = Collector([path], 1), [], []
+    application = Application(Settings(), RaySettings(), "info")
+    monkeypatch.setattr(application, "_send", lambda packages: sent.append(len(packages)))
+    monkeypatch.setattr(collector, "collect", lambda collect=collector.collect: (tried.append(1), collect())[1])
+    application.publish(collector)
+    for _ in range(3):
+        application.refresh(collector, force=False)
+    assert (len(sent), len(tried)) == (1, 1)
+    path.write_bytes(b"nothing")
+    for _ in range(4):
+        application.refresh(collector, force=False)
+    assert (len(sent), len(tried)) == (1, 2)
+    application.refresh(collector, force=True)
+    assert (len(sent), len(tried)) == (1, 3)
+    write_rows(path, seed=1)
+    application.refresh(collector, force=False)
+    assert len(sent) == 1
+    application.refresh(collector, force=False)
+    assert len(sent) == 2
 
 
 def test_signals_are_told_to_who_asks_and_raised_where_nobody_does():
