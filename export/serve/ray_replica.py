@@ -43,7 +43,7 @@ class Replica:
     async def __init__(self, store: Any, settings: Settings, log_level: str) -> None:  # type: ignore[misc]  # as Ray takes it
         logs.set_up(log_level)
         self._store = store
-        self._folder = tempfile.TemporaryDirectory(prefix="kbn-")
+        self._folder = tempfile.TemporaryDirectory(prefix="kbn-replica-")
         self._state = await store.newer.remote(0)
         metrics = Metrics()
         self._registry = Registry([Path(self._folder.name)], settings, metrics)
@@ -51,6 +51,11 @@ class Replica:
         await self._registry.load_all()
         _Hosted.app = build(self._registry, metrics, settings, lambda: self._state.draining)
         self._following = asyncio.ensure_future(self._follow())
+
+    def __del__(self) -> None:
+        """Called by Ray when the replica ends; its process is killed afterwards, which removes nothing."""
+        if hasattr(self, "_folder"):
+            self._folder.cleanup()
 
     async def _follow(self) -> None:
         while True:
