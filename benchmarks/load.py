@@ -42,13 +42,18 @@ class Client(asyncio.Protocol):
         self.message = message
         self.received = b""
         self.done = None
+        self.waiting = False
 
     def connection_made(self, transport):
         self.transport = transport
 
     def ask(self, done):
-        self.done = done
+        self.done, self.waiting = done, True
         self.transport.write(self.message)
+
+    def connection_lost(self, error):
+        if self.waiting:
+            raise SystemExit(f"a connection was closed instead of an answer: {error}")
 
     def data_received(self, data):
         self.received += data
@@ -59,7 +64,7 @@ class Client(asyncio.Protocol):
         if len(body) >= length:
             if not head.startswith(b"HTTP/1.1 200"):
                 raise RuntimeError(self.received.decode("latin-1"))
-            self.received = b""
+            self.received, self.waiting = b"", False
             self.done()
 
 

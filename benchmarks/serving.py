@@ -1,11 +1,12 @@
 """kbn serve beside onnxruntime alone and beside itself without batching: rates, latencies, start and memory.
 
-    python benchmarks/serving.py [--only small] [--rounds 7] [--seconds 1.5] [--threads 1] [FILE.onnx ...]
+    python benchmarks/serving.py [--only small] [--rounds 7] [--seconds 1.5] [--threads 1] [--ray] [FILE.onnx ...]
 
 Two CNNs are made and served: a small one, and one whose inference takes over 5 ms. FILEs are started and measured idle only.
 The generator of requests shares the cores with the server. Sides take turns within each round, in an order drawn anew, and a
 ratio is taken within its round; shown is the median, in brackets the quartiles over the rounds. CPU is what the server
-used for a request: on a machine that others use, too, it tells more than the rate.
+used for a request: on a machine that others use, too, it tells more than the rate. --ray shows the embedded server beside one
+replica on a Ray cluster of this machine instead.
 
 Closed loop: so many clients, each asks again when it has its answer. Open loop: requests arrive at random at a fixed rate,
 whether or not earlier ones are answered, and time counts from when they were due.
@@ -82,7 +83,7 @@ def serving(*arguments):
             yield int(events["listening"]["url"].rstrip("/").rpartition(":")[2]), process, time.perf_counter() - started
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(60)
 
 
 def resident(process):
@@ -174,6 +175,33 @@ def show_open(name, found, capacity):
     console.print(table)
 
 
+def beside_ray(name, path, array, options, generate):
+    """The embedded server and one replica on Ray, in turns."""
+    common = [path, "--threads", options.threads]
+    with serving(*common) as (embedded, _, _), serving(*common, "--engine", "ray") as (ray, _, spent):
+        messages = {
+            side: request("127.0.0.1", port, path.stem, array) for side, port in (("embedded", embedded), ("ray", ray))
+        }
+        ports, found, order = {"embedded": embedded, "ray": ray}, {}, random.Random(0)
+        time.sleep(5)  # HAProxy, which learns of the replica, closes the connections that it has
+        for _ in range(options.rounds):
+            for clients in CLIENTS:
+                for side in order.sample(["embedded", "ray"], 2):
+                    result = generate("closed_loop", ports[side], messages[side], clients, options.seconds)
+                    found.setdefault((side, clients), []).append(result)
+    table = Table(title=f"{name}, closed loop, Ray was ready after {spent:.0f} s", title_justify="left", box=None)
+    for head in ("clients", "Ray over embedded", "Ray: requests/s", "median, 99 %, ms", "embedded", "median, 99 %, ms"):
+        table.add_column(head, justify="right")
+    for clients in CLIENTS:
+        rates = {side: np.array([rate for _, rate in found[side, clients]]) for side in ports}
+        times = {side: np.concatenate([each for each, _ in found[side, clients]]) * 1e3 for side in ports}
+        late = {side: f"{np.median(times[side]):.2f}, {np.percentile(times[side], 99):.1f}" for side in ports}
+        middle = {side: f"{np.median(rates[side]):.0f}" for side in ports}
+        ratio = spread(rates["ray"] / rates["embedded"])
+        table.add_row(str(clients), ratio, middle["ray"], late["ray"], middle["embedded"], late["embedded"])
+    console.print(table)
+
+
 def starts(paths, rounds):
     """Start and idle memory; the interpreter's own start is within."""
     table = Table(title="Start and idle memory", title_justify="left", box=None)
@@ -199,14 +227,18 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.5, help="of each window")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--ray", action="store_true", help="one replica on Ray beside the embedded server, and nothing else"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Generator() as generate:
         small, large = Path(folder, "small.onnx"), Path(folder, "large.onnx")
         images = {small: cnn(small, 32, 32, 4), large: cnn(large, 112, 64, 7)}
         for path, name in ((small, "Small CNN, 32 px"), (large, "CNN, 112 px")):
             if options.only in (None, path.stem):
-                measure(name, path, images[path], options, generate)
-        starts([small, *options.files], options.rounds)
+                (beside_ray if options.ray else measure)(name, path, images[path], options, generate)
+        if not options.ray:
+            starts([small, *options.files], options.rounds)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
     export(model, path)    fold, convert, check, write
     check(model, path)     does this ONNX file compute what this model, or this other file, computes?
     bench(paths)           how long ONNX files take in onnxruntime, side by side
+    write_triton(path, folder)   an ONNX file into a model repository of the Triton Inference Server
 
 Importing this package imports neither Keras nor TensorFlow: each name is loaded when it is first used (PEP 562). No
 module here has the name of a public function.
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .fold_report import FoldReport
     from .image_folder import ImageFolder
     from .latency import bench
+    from .triton_repository import write_triton
 
 _HOME = {
     "Affine": ".affine",
@@ -39,6 +41,7 @@ _HOME = {
     "bench": ".latency",
     "BenchReport": ".bench_report",
     "ImageFolder": ".image_folder",
+    "write_triton": ".triton_repository",
 }
 
 __all__ = [
@@ -54,6 +57,7 @@ __all__ = [
     "export",
     "fold",
     "inspect",
+    "write_triton",
 ]
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .charts import Chart
 from .check_report import CheckReport
 from .fold_report import FoldReport
 from .lower_report import LowerReport
 from .report import Headline, Report, Table
+
+if TYPE_CHECKING:
+    from .triton_repository import TritonModel
 
 
 @dataclass
@@ -45,6 +48,7 @@ class ExportReport(Report):
         notes: what the conversion has to say.
         seconds: the time that each step took.
         lowered: the reports of the files in lower precision, as they were asked for.
+        triton: what was written into a Triton model repository, if that was asked for.
     """
 
     schema: ClassVar[str] = "kbn.export/1"
@@ -57,6 +61,7 @@ class ExportReport(Report):
     notes: tuple[str, ...]
     seconds: dict[str, float]
     lowered: list[LowerReport] = field(default_factory=list)
+    triton: TritonModel | None = None
 
     def headline(self) -> Headline:
         checked = self.check.headline()
@@ -95,6 +100,7 @@ class ExportReport(Report):
             "seconds": self.seconds,
             "check": self.check.to_dict(),
             "lowered": [report.to_dict() for report in self.lowered],
+            "triton": None if self.triton is None else self.triton.to_dict(),
         }
 
 

@@ -29,6 +29,7 @@ from .precision import has_precision, in_precision
 from .runtime import Runtime
 from .samples import seeded_samples, user_samples
 from .saving import LARGEST_FILE, add_metadata, beside, onnx_file
+from .triton_repository import TritonModel, check_triton, write_triton
 from .writing import check_output
 
 Progress = Callable[[str], None]
@@ -49,6 +50,7 @@ def export(
     ones_channel: bool | None = None,
     float16: bool = False,
     int8: bool = False,
+    triton: str | PathLike[str] | None = None,
     force: bool = False,
     keep_failed: str | PathLike[str] | None = None,
     seed: int = 0,
@@ -74,6 +76,8 @@ def export(
             for yes, unless int8 is wanted, which loses precision by it.
         float16, int8: whether to write `model.float16.onnx` and `model.int8.onnx` beside `model.onnx`, once that is proved.
             int8 takes the ranges of its activations from `data`.
+        triton: a Triton model repository that the proved file is also written into, as the next version of the model of its
+            name.
         force: replace a file that is there.
         keep_failed: where a file that fails the check is kept, which is not `path`; None keeps none.
         seed: of the check's random inputs.
@@ -88,12 +92,14 @@ def export(
         UsageError: a path or the data does not fit.
         UnsupportedError: the model has no exact conversion.
         BrokenModelError, UnsafeModelError: the model file is not sound.
-        CheckFailedError, UnsupportedError: a lower precision overflows, or the model has no such form. Then `path` is there,
-            and the message says what else.
+        CheckFailedError, UnsupportedError, UsageError: a lower precision overflows, the model has no such form, or Triton's
+            repository cannot take it. Then `path` is there, and the message says what else.
     """
     path, kept = Path(path), None if keep_failed is None else Path(keep_failed)
     lower_kinds = [kind for kind, wanted in zip(KINDS, (float16, int8), strict=True) if wanted]
     _check_outputs([path, *(lowered_path(path, kind) for kind in lower_kinds)], kept, force)
+    if triton is not None:
+        check_triton(Path(triton), path.stem)
     if int8 and data is None:
         raise UsageError(
             "int8 takes the ranges of its activations from data, and there is none: give some hundred inputs as in use, with "
@@ -166,9 +172,21 @@ def export(
         notes=conversion.notes,
         seconds=clock.stop(),
     )
+    if triton is not None:
+        report.triton = _write_triton(path, Path(triton), force, clock)
     if lower_kinds:
         _lower(report, converted, lower_kinds, _batches(original, path, data, seed), force, clock)
     return report
+
+
+def _write_triton(path: Path, folder: Path, force: bool, clock: _Clock) -> TritonModel:
+    clock.start("triton")
+    try:
+        return write_triton(path, folder, force=force)
+    except KbnError as error:
+        raise type(error)(f"{error} Written: {path}.") from error
+    finally:
+        clock.stop()
 
 
 def _lower(

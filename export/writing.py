@@ -62,7 +62,7 @@ def output_file(path: str | os.PathLike[str], force: bool = False) -> Iterator[P
     path = Path(path)
     with _temporary(path, force) as temporary:
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         _name(temporary, path, force)
     _flush_folder(path)
 
@@ -78,8 +78,8 @@ def output_pair(
     path, beside = Path(path), Path(beside)
     with _temporary(path, force) as main, _temporary(beside, force) as other:
         yield main, other
-        _flush(other)
-        _flush(main)
+        flush(other)
+        flush(main)
         with _undisturbed(path.parent):
             _name(other, beside, force)
             try:
@@ -98,15 +98,20 @@ def _temporary(path: Path, force: bool) -> Iterator[Path]:
     try:
         yield temporary
     except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise UsageError(
-            f"The disk is full: {path} could not be written ({os.strerror(error.errno)}), and what was there before is "
-            f"unchanged. Free space in {path.parent} or write elsewhere."
-        ) from error
+        raise disk_full(error, path) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def disk_full(error: OSError, path: Path) -> Exception:
+    """A UsageError in place of an error that says that the disk is full, else the error itself."""
+    if error.errno not in _FULL:
+        return error
+    return UsageError(
+        f"The disk is full: {path} could not be written ({os.strerror(error.errno or 0)}), and what was there before is "
+        f"unchanged. Free space in {path.parent} or write elsewhere."
+    )
 
 
 @contextmanager
@@ -208,10 +213,10 @@ def _name(temporary: Path, path: Path, force: bool) -> None:
 
 def _flush_folder(path: Path) -> None:
     with contextlib.suppress(OSError):  # some file systems cannot; the file is there all the same
-        _flush(path.parent)
+        flush(path.parent)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Wait until a file's bytes, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

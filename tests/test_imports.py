@@ -72,6 +72,15 @@ def test_matplotlib_is_imported_for_a_plot_alone():
     assert "matplotlib" not in modules_after("import kbn.diagnostics.plots, kbn.diagnostics.page")
 
 
+def test_ray_is_imported_once_there_is_something_to_deploy():
+    code = "import kbn.export.cli, kbn.export.serve.server, kbn.export.serve.ray_engine"
+    assert "ray" not in modules_after(code)
+
+
+def test_triton_repositories_need_no_server():
+    assert not modules_after("import kbn.export.triton_repository") & {"starlette", "uvicorn", "orjson", *HEAVY}
+
+
 def test_the_helper_sees_what_is_imported():
     assert {"kbn", "keras"} <= modules_after("import kbn; kbn.BatchNormalization")
     assert "keras" in modules_after("import sys, keras; sys.exit()")

@@ -60,6 +60,14 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Also write OUT.int8.onnx, with the ranges that --data spans.")
     ] = False,
+    triton: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Also write the proved file into this Triton model repository, as the next version of model OUT.",
+            show_default=False,
+        ),
+    ] = None,
     ones_channel: Annotated[
         bool | None,
         typer.Option(
@@ -100,6 +108,7 @@ def export(
                 labels=names,
                 float16=float16,
                 int8=int8,
+                triton=triton,
                 opset=opset,
                 data=arrays,
                 ones_channel=ones_channel,
@@ -119,3 +128,7 @@ def export(
     show(report, as_json, report_file)
     if not as_json:
         typer.secho(f"PASSED  {output}", fg="green", bold=True)
+        if report.triton is not None:
+            typer.echo(f"Triton  {report.triton.path}")
+            if report.triton.reason:
+                typer.echo(f"        Requests are not merged there: {report.triton.reason}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,13 @@ from ..errors import UsageError
 TOKEN_VARIABLE = "KBN_TOKEN"
 
 
+# What only one of the engines has; on Ray, Ray's proxy owns the sockets.
+_EMBEDDED_ALONE = ("receive_timeout", "connections", "certfile", "keyfile")
+_RAY_ALONE = ("address", "replicas", "max_replicas", "target_ongoing_requests")
+
+
 def serve(
+    context: typer.Context,
     models: Annotated[
         list[Path],
         typer.Argument(
@@ -29,7 +36,10 @@ def serve(
     threads: Annotated[
         int | None,
         typer.Option(
-            min=1, max=256, help="Threads inside an operator; the CPUs there are by default.", show_default=False
+            min=1,
+            max=256,
+            help="Threads inside an operator; the CPUs there are by default, 1 on Ray.",
+            show_default=False,
         ),
     ] = None,
     max_batch: Annotated[
@@ -65,8 +75,32 @@ def serve(
     log_level: Annotated[
         str, typer.Option(metavar="debug|info|warning|error", help="What is logged, on stderr.")
     ] = "info",
+    engine: Annotated[
+        str, typer.Option(metavar="embedded|ray", help="What runs the models: this process, or Ray Serve.")
+    ] = "embedded",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT|auto",
+            help="Ray: the cluster to join; one is started here by default.",
+            show_default=False,
+        ),
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, max=4096, help="Ray: replicas, of --threads CPUs each.")] = 1,
+    max_replicas: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=4096, help="Ray: scale from --replicas up to so many with the load.", show_default=False
+        ),
+    ] = None,
+    target_ongoing_requests: Annotated[
+        int, typer.Option(min=1, help="Ray: requests per replica that the scaling aims at.")
+    ] = 16,
 ) -> None:
     """Serve ONNX files over HTTP: the Open Inference Protocol v2, and a page at /."""
+    if engine not in ("embedded", "ray"):
+        raise UsageError(f"The engine {engine!r} must be embedded or ray.")
+    _refuse_options(context, engine)
     if log_level not in ("debug", "info", "warning", "error"):
         raise UsageError(f"The log level {log_level!r} must be debug, info, warning or error.")
     token = read_token(token_file)
@@ -77,7 +111,7 @@ def serve(
     settings = Settings(
         host=host,
         port=port,
-        threads=threads or usable_cpus(),
+        threads=threads or (1 if engine == "ray" else usable_cpus()),
         max_batch=max_batch,
         queue=queue,
         timeout=timeout,
@@ -92,7 +126,30 @@ def serve(
         keyfile=keyfile,
     )
     logs.set_up(log_level)
-    run(models, settings)
+    if engine == "embedded":
+        run(models, settings)
+        return
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError("--engine ray needs ray, which is not installed: pip install 'kbn[ray]'")
+    from ..serve.ray_engine import serve as run_on_ray
+    from ..serve.ray_settings import RaySettings
+
+    run_on_ray(models, settings, RaySettings(address, replicas, max_replicas, target_ongoing_requests), log_level)
+
+
+def _refuse_options(context: typer.Context, engine: str) -> None:
+    """Raises UsageError where an option was given that the engine has no use for."""
+    others = _EMBEDDED_ALONE if engine == "ray" else _RAY_ALONE
+    given = [name for name in others if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"]
+    if not given:
+        return
+    option = f"--{given[0].replace('_', '-')}"
+    if engine == "embedded":
+        raise UsageError(f"{option} is for --engine ray.")
+    raise UsageError(
+        f"{option} has no meaning with --engine ray, where Ray's proxy owns the sockets. Leave it out; for TLS put a "
+        "proxy that ends it before Ray's."
+    )
 
 
 def read_token(path: Path | None) -> str | None:

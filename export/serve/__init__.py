@@ -5,5 +5,6 @@
     socket <──protocol.py: JSON, binary── slices <──────────────────────────── Model (onnxruntime) <──────┘
 
 `registry.py` holds the models that are loaded and exchanges them when their files change; `repository.py` finds the files,
-`verifying.py` looks into them before onnxruntime does, `server.py` runs it all and drains it.
+`verifying.py` looks into them before onnxruntime does, `server.py` runs it all and drains it. On a Ray cluster
+`ray_engine.py` does so, and the same application runs in each `ray_replica.py`.
 """

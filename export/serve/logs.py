@@ -45,8 +45,13 @@ def set_up(level: str, stream: TextIO | None = None) -> None:
     """Sends the server's logs, and what uvicorn and asyncio have to say of faults, to stderr, and nothing else there."""
     warnings.simplefilter("ignore")  # of libraries to programmers
     _Log.threshold, _Log.stream = _LEVELS[level], stream or sys.stderr
+    take_over("uvicorn.error", "asyncio")
+
+
+def take_over(*names: str) -> None:
+    """Has these loggers tell here what went wrong, and nothing else anywhere."""
     handler = _OfLibraries()
-    for name in ("uvicorn.error", "asyncio"):
+    for name in names:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.ERROR)

@@ -75,6 +75,21 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
+def tell_address(settings: Settings, host: str, port: int) -> None:
+    """Logs where the server listens, and whether that is open to everyone."""
+    scheme = "https" if settings.certfile else "http"
+    log("listening", "info", url=f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/")
+    if not _is_loopback(host) and settings.token is None:
+        log("open", "warning", reason="Everyone who reaches this address may use it; --token-file asks for a token.")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
+
+
 class Server(uvicorn.Server):
     """uvicorn's server with kbn's application, loading, signals and sweeps.
 
@@ -110,13 +125,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        host, port = self.address
-        scheme = "https" if self._settings.certfile else "http"
-        log("listening", "info", url=f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/")
-        if not ipaddress.ip_address(host).is_loopback and self._settings.token is None:
-            log(
-                "open", "warning", reason="Everyone who reaches this address may use it; --token-file asks for a token."
-            )
+        tell_address(self._settings, *self.address)
         self._do(self._load())
 
     async def on_tick(self, counter: int) -> bool:

@@ -74,7 +74,7 @@ STEPS = {
     "fold, folded": (["fold", "m.keras", "out.keras", "--force"], any_model, "fold"),
     "fold, written": (["fold", "m.keras", "out.keras", "--force"], keras.Model, "save"),
     "fold of ONNX, compared": (["fold", "m.onnx", "out.onnx", "--force"], onnx_comparison, "compare"),
-    "fold of ONNX, to be named": (["fold", "m.onnx", "out.onnx", "--force"], writing, "_flush"),
+    "fold of ONNX, to be named": (["fold", "m.onnx", "out.onnx", "--force"], writing, "flush"),
 }
 
 

@@ -154,19 +154,23 @@ class Process:
 
 
 @contextlib.contextmanager
-def process(*arguments: object, **environment: str) -> Iterator[Process]:
+def process(*arguments: object, port: int = 0, **environment: str) -> Iterator[Process]:
     """The command, once it is ready."""
-    line = [sys.executable, "-m", "kbn.export", "serve", *map(str, arguments), "--port", "0"]
+    line = [sys.executable, "-m", "kbn.export", "serve", *map(str, arguments), "--port", str(port)]
     started = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
     lines: list[dict[str, Any]] = []
     assert started.stderr is not None
     reader = threading.Thread(target=_gather, args=(started.stderr, lines))
     reader.start()
     try:
-        wait_until(lambda: any(each["event"] == "ready" for each in lines) or started.poll() is not None)
+        wait_until(lambda: any(each["event"] == "ready" for each in lines) or started.poll() is not None, 180)
         url = next(each["url"] for each in lines if each["event"] == "listening")
         yield Process(started, lines, Address("127.0.0.1", int(url.rstrip("/").rpartition(":")[2])))
     finally:
+        if "ray" in line:  # what it runs in a cluster would live on
+            started.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                started.wait(60)
         started.kill()
         started.wait(30)
         reader.join(30)

@@ -1,4 +1,7 @@
-"""The real Triton client against the server: every kind of call it has for this protocol, and the numbers of onnxruntime."""
+"""The real Triton client against the server: every kind of call it has for this protocol, and the numbers of onnxruntime.
+
+Both engines are asked alike; that on Ray runs two replicas on two nodes.
+"""
 
 import json
 import threading
@@ -10,7 +13,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from kbn.export.serve.datatypes import NUMPY
-from serving import serving, wait_until, write, write_rows
+from serving import process, serving, wait_until, write, write_rows
 
 NUMERIC = [name for name in NUMPY if name != "BYTES"]
 ONNX = {"FP16": "float16", "FP32": "float", "FP64": "double"}
@@ -18,8 +21,8 @@ TYPES = {name: ONNX.get(name, name.lower()) for name in NUMERIC}
 X = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
+@pytest.fixture(scope="module", params=["embedded", pytest.param("ray", marks=pytest.mark.slow)])
+def server(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     write_rows(folder / "rows/1/model.onnx", seed=1)
     write_rows(folder / "rows/12/model.onnx", seed=12)
@@ -30,8 +33,15 @@ def server(tmp_path_factory):
     write(folder / "strings.onnx", "(string[N] x) => (string[N] y) { y = StringConcat(x, x) }", opset=20)
     write(folder / "scalar.onnx", "(float x, int64 k) => (float y) { y = Relu(x)  z = Identity(k) }")
     write(folder / "pair.onnx", "(float[N, 2] a, float[N, 2] b) => (float[N, 2] d) { d = Sub(a, b) }")
-    with serving(folder) as address:
-        yield address, folder
+    if request.param == "embedded":
+        with serving(folder) as address:
+            yield address, folder
+        return
+    nodes = request.getfixturevalue("ray_nodes")
+    with process(folder, *nodes.options(replicas=2), port=nodes.port) as served:
+        yield served.address, folder
+        served.process.terminate()
+        assert served.process.wait(60) == 0
 
 
 @pytest.fixture
@@ -158,6 +168,8 @@ class Held:
 
 def test_many_at_once_are_merged_and_each_gets_its_own(server, monkeypatch):
     address, folder = server
+    if address.server is None:
+        pytest.skip("the queue that this looks into is in another process")
     (y, _), runs = direct(folder / "rows/12/model.onnx", x=X), 'kbn_batch_rows_count{model="rows",version="12"}'
     before = address.metric(runs)
     batcher = address.server.registry.get("rows").batcher

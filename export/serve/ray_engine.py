@@ -1,0 +1,66 @@
+"""The application on Ray Serve: the files go to a cluster, replicas there answer, and this process looks after them.
+
+files ──look into──> Store (an actor) ──> Replica, Replica, ... <── HAProxy or Ray's Python proxy <── clients
+
+SIGTERM ──> not ready ──pause──> the application is deleted: what was taken is answered ──> exit 0
+SIGINT      the same without the pause; a second signal waits for nothing
+SIGHUP      the files are looked at now; each replica loads what changed beside the old, and then exchanges the two
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import UsageError
+from .logs import log
+from .ray_environment import environment
+from .ray_files import Collector
+from .ray_settings import RaySettings
+from .ray_signals import Ended, Signals
+from .settings import Settings, usable_cpus
+
+
+def serve(sources: Sequence[Path], settings: Settings, options: RaySettings, log_level: str) -> None:
+    """Serves these files and folders on Ray until a signal ends it.
+
+    Raises:
+        UsageError: there is no model, the address cannot be listened on or joined, or the cluster cannot take the application.
+        KbnError: a model cannot be served. Nothing was deployed then.
+    """
+    began = time.monotonic()
+    _check(settings, options)
+    collector = Collector(sources, settings.threads)
+    collector.collect()  # what is wrong with a file is told before a cluster is started
+    with environment(own=options.address is None), Signals() as signals, contextlib.suppress(Ended):
+        from .ray_application import Application  # Ray reads its environment when it is imported
+        from .ray_cluster import cluster
+
+        with cluster(settings, options):
+            signals.take()  # Ray has taken them
+            with Application(settings, options, log_level) as application:
+                application.publish(collector)
+                application.deploy()
+                seconds = round(time.monotonic() - began, 3)
+                log("ready", "info", models=len(collector.collected()), replicas=options.replicas, seconds=seconds)
+                while (number := signals.next(settings.watch or None)) in (None, signal.SIGHUP):
+                    application.refresh(collector, force=number is not None)
+                pause = settings.drain_pause if number == signal.SIGTERM else 0
+                log("draining", "info", pause=pause)
+                application.drain()
+                time.sleep(pause)
+    log("stopped", "info")
+
+
+def _check(settings: Settings, options: RaySettings) -> None:
+    if options.max_replicas is not None and options.max_replicas < options.replicas:
+        raise UsageError(f"--max-replicas {options.max_replicas} is less than --replicas {options.replicas}.")
+    most = max(options.replicas, options.max_replicas or 0)
+    if options.address is None and most * settings.threads > usable_cpus():
+        raise UsageError(
+            f"{most} replicas of {settings.threads} threads take more than the {usable_cpus()} CPUs that there are here. Ask "
+            "for fewer, or join a cluster: --address."
+        )

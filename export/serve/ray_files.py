@@ -1,0 +1,123 @@
+"""The model files on their way to the replicas: read where `kbn serve` runs, written down where a replica runs.
+
+FILE.onnx, NAME/VERSION/model.onnx ──Collector──> Package, ... ──object store──> unpack ──> NAME/VERSION/model.onnx
+
+A package is one version of one model: the ONNX file and the weights beside it, with a SHA-256 of each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BrokenModelError, UsageError
+from ..wording import quote
+from .model import load
+from .repository import MODEL_FILE, Fingerprint, Place, find, fingerprint
+
+
+@dataclass(frozen=True)
+class Package:
+    """One version of one model.
+
+    Attributes:
+        place: its name and version.
+        sha256: of each file, by its path below the folder NAME/VERSION.
+        contents: of each file, by the same, its path here, or its bytes, or what stands for them in an object store.
+    """
+
+    place: Place
+    sha256: Mapping[str, str]
+    contents: Mapping[str, Any]
+
+
+class Collector:
+    """The files of some sources, each looked into and loaded once before it is sent anywhere."""
+
+    def __init__(self, sources: Sequence[Path], threads: int) -> None:
+        self._sources = sources
+        self._threads = threads
+        self._packages: dict[Place, Package] = {}
+        self._marks: dict[Place, Fingerprint] = {}
+
+    def collect(self) -> list[Package]:
+        """All files; those that changed since the last time are looked into again. What raises changes nothing.
+
+        Raises:
+            KbnError: as `repository.find` and `model.load` raise them.
+        """
+        packages, marks = {}, {}
+        for place, path in find(self._sources).items():
+            package = self._packages.get(place)
+            mark = fingerprint(path, _beside(package))
+            if package is None or mark != self._marks[place]:
+                package = _look_into(place, path, self._threads)
+                mark = fingerprint(path, _beside(package))
+            packages[place], marks[place] = package, mark
+        self._packages, self._marks = packages, marks
+        return list(packages.values())
+
+    def look(self) -> dict[Place, Fingerprint]:
+        """What changes when a file does; raises UsageError as `repository.find` does."""
+        return {
+            place: fingerprint(path, _beside(self._packages.get(place))) for place, path in find(self._sources).items()
+        }
+
+    def collected(self) -> dict[Place, Fingerprint]:
+        """What `look` would have given when the files were collected."""
+        return self._marks
+
+
+def read(package: Package, name: str) -> NDArray[Any]:
+    """The bytes of a file, as uint8; raises BrokenModelError where they are no longer those that were looked into."""
+    path = package.contents[name]
+    try:
+        content: NDArray[Any] = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise BrokenModelError(f"{path} cannot be read: {error.strerror}. Copy it anew.") from None
+    if _sha256(content) != package.sha256[name]:
+        raise BrokenModelError(f"{path} was changed while it was being read. Serve it once it is whole.")
+    return content
+
+
+def unpack(packages: Iterable[Package], folder: Path) -> None:
+    """Makes a folder hold these models and no others; a file that is there as it should be is not touched."""
+    wanted = {folder.joinpath(*package.place): package for package in packages}
+    for old in folder.glob("*/*"):
+        if old not in wanted:
+            shutil.rmtree(old)
+    for place, package in wanted.items():
+        # The weights first: the model refers to them.
+        for name in sorted(package.contents, key=lambda name: name == MODEL_FILE):
+            path = place / name
+            if path.is_file() and _sha256(np.fromfile(path, np.uint8)) == package.sha256[name]:
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".kbn-{path.name}")
+            temporary.write_bytes(memoryview(package.contents[name]))
+            temporary.replace(path)
+
+
+def _look_into(place: Place, path: Path, threads: int) -> Package:
+    if place[0].startswith("."):
+        raise UsageError(f"{path} would be model {quote(place[0])}; on Ray no name may begin with a dot. Rename it.")
+    file = load(path, threads).file
+    if MODEL_FILE in file.weights_sha256 and path.name != MODEL_FILE:
+        raise UsageError(f"{path} has its weights in {MODEL_FILE}, which it is called itself on Ray. Rename them.")
+    sha256 = {MODEL_FILE: file.sha256, **file.weights_sha256}
+    return Package(place, sha256, {name: path if name == MODEL_FILE else path.parent / name for name in sha256})
+
+
+def _beside(package: Package | None) -> list[str]:
+    return [] if package is None else [name for name in package.sha256 if name != MODEL_FILE]
+
+
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(memoryview(content)).hexdigest()

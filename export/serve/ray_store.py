@@ -1,0 +1,67 @@
+"""What all replicas must know, in one actor of the cluster: which files to serve, and whether the end is near.
+
+The command publishes; each replica asks for what is newer than what it knows, and is answered once there is something.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+
+from .ray_environment import HAPROXY
+from .ray_files import Package
+
+NAME = "kbn"  # of the actor, its namespace, and the application
+
+
+@dataclass(frozen=True)
+class State:
+    """What the replicas are to do.
+
+    Attributes:
+        number: counts what was published.
+        packages: the models to serve; their contents are references to the object store.
+        draining: whether the server is about to stop.
+    """
+
+    number: int
+    packages: Sequence[Package]
+    draining: bool = False
+
+
+class Store:
+    """The actor: holds the files' bytes, of which it is the owner, so that replicas that start later find them, too."""
+
+    def __init__(self) -> None:
+        self._state = State(0, ())
+        self._changed = asyncio.Condition()
+
+    async def keep(self, content: Any) -> list[Any]:
+        """A reference to these bytes, in a list, as Ray would otherwise send what it refers to."""
+        return [ray.put(content)]
+
+    async def publish(self, packages: Sequence[Package]) -> None:
+        await self._set(replace(self._state, packages=packages))
+
+    async def drain(self) -> None:
+        await self._set(replace(self._state, draining=True))
+
+    async def newer(self, number: int) -> State:
+        """The state, once it is another than that of this number."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._state.number != number)
+        return self._state
+
+    async def proxy(self) -> str:
+        """What takes the requests in this cluster, whose processes have the variable or have it not."""
+        return "HAProxy" if os.environ.get(HAPROXY) == "1" else "Ray's Python proxy"
+
+    async def _set(self, state: State) -> None:
+        async with self._changed:
+            self._state = replace(state, number=self._state.number + 1)
+            self._changed.notify_all()

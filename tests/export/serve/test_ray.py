@@ -1,0 +1,320 @@
+"""The server on Ray: answers of the embedded one, and a life in which files change, a replica dies, and an end comes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+
+import numpy as np
+import onnx
+import pytest
+
+from kbn.export.cli import main
+from kbn.export.errors import BrokenModelError
+from kbn.export.serve import logs
+from kbn.export.serve.ray_files import Collector, read, unpack
+from kbn.export.serve.ray_settings import RaySettings
+from kbn.export.serve.ray_signals import Ended, Signals
+from kbn.export.serve.settings import Settings
+from serving import TURNS, process, read_answer, request, rows_request, serving, wait_until, weights, write, write_rows
+
+X = np.ones((1, 4), np.float32)
+PATH = "/v2/models/rows/infer"
+TOKEN = "0123456789abcdef"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def infer(document=None, **headers):
+    return request("POST", PATH, json.dumps(document or rows_request(X)).encode(), **{**BEARER, **headers})
+
+
+def first(seed):
+    return pytest.approx(float((X @ weights(seed))[0, 0]), rel=1e-5)
+
+
+class Load:
+    """Clients that ask without a pause until they are told to stop, each on one connection, or each time on a new one."""
+
+    def __init__(self, address, keep, clients=4):
+        self.address, self.found, self.lost = address, [], []
+        self._asked = infer().replace(b"Connection: close\r\n", b"") if keep else infer()
+        self._keep = keep
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_error):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _ask(self):
+        while not self._stop.is_set():
+            with self.address.connect() as connection:
+                again = True
+                while again and not self._stop.is_set():
+                    connection.sendall(self._asked)
+                    status, _, body = read_answer(connection)
+                    if status == 200:
+                        self.found.append(json.loads(body)["outputs"][0]["data"][0])
+                    else:
+                        self.lost.append((status, body))
+                    again = self._keep and status == 200
+
+    def more(self, count=40):
+        """Waits for more answers."""
+        asked = len(self.found)
+        wait_until(lambda: len(self.found) > asked + count)
+
+
+def requests_of_all_kinds():
+    """By name."""
+    binary = rows_request(X, parameters={"binary_data_output": True})
+    text = json.dumps(binary).encode()
+    bad = rows_request(np.ones((1, 3), np.float32))
+    unknown = infer().replace(b"/rows/", b"/other/")
+    return {
+        "JSON": infer(rows_request(X, id="mine")),
+        "bytes": request("POST", PATH, text, Inference_Header_Content_Length=str(len(text)), **BEARER),
+        "version": infer().replace(b"/infer", b"/versions/1/infer"),
+        "shape": infer(bad),
+        "no JSON": request("POST", PATH, b"{", **BEARER),
+        "length": infer(Inference_Header_Content_Length="x"),
+        "unknown model": unknown,
+        "unknown path": request("GET", "/nowhere", None, **BEARER),
+        "method": request("GET", PATH, None, **BEARER),
+        "too large": request("POST", PATH, b" " * (1 << 20) + b" ", **BEARER),
+        "encoding": infer(Content_Encoding="br"),
+        "no token": request("GET", "/v2", None),
+        "metadata": request("GET", "/v2/models/rows", None, **BEARER),
+        "server": request("GET", "/v2", None, **BEARER),
+        "ready": request("GET", "/v2/health/ready", None),
+        "page": request("GET", "/", None),
+    }
+
+
+@pytest.mark.slow
+def test_a_life_on_two_nodes(ray_nodes, tmp_path):
+    path = write_rows(tmp_path / "models/rows.onnx", seed=0)
+    write(tmp_path / "models/turns.onnx", TURNS)
+    options = [*ray_nodes.options(replicas=2), "--max-body", 1, "--watch", 0]
+    with process(tmp_path / "models", *options, port=ray_nodes.port, KBN_TOKEN=TOKEN) as served:
+        address = served.address
+        assert served.events("proxy")[0]["kind"] == "HAProxy"
+        before = ray_nodes.replicas()
+        assert len(before) == 2
+        with serving(tmp_path / "models", token=TOKEN, max_body=1 << 20) as embedded:
+            for kind, asked in requests_of_all_kinds().items():
+                expected, found = embedded.raw(asked), address.raw(asked)
+                assert (found[0], found[2]) == (expected[0], expected[2]), kind
+
+        with Load(address, keep=True) as load:  # what changes loses nothing
+            load.more()
+            write_rows(path, seed=1)
+            served.process.send_signal(signal.SIGHUP)
+            wait_until(lambda: len(served.events("published")) == 2)
+            wait_until(lambda: all(value == first(1) for value in load.found[-40:]))
+            path.write_bytes(path.read_bytes()[:50])
+            served.process.send_signal(signal.SIGHUP)
+            wait_until(lambda: served.events("reload"))
+            load.more()
+        assert "no ONNX model" in served.events("reload")[0]["reason"]
+        assert load.lost == []
+        assert {float(f"{value:.3g}") for value in load.found} == {
+            float(f"{(X @ weights(seed))[0, 0]:.3g}") for seed in (0, 1)
+        }
+
+        # Who dies loses no more than it held, which is one request of each client. (Connections that are kept are lost beside,
+        # as the proxy closes some when it learns of a new replica.)
+        with Load(address, keep=False) as load:
+            load.more()
+            os.kill(before[0], signal.SIGKILL)
+            load.more()
+            wait_until(lambda: len(ray_nodes.replicas()) == 2 and before[0] not in ray_nodes.replicas(), 120)
+            load.more()
+        assert len(load.lost) <= 4, load.lost
+        assert set(load.found) == {load.found[0]}  # the new one has the files that were published last
+
+        turns = {"inputs": [{"name": "turns", "datatype": "INT64", "shape": [], "data": [200_000]}]}
+        long = request("POST", "/v2/models/turns/infer", json.dumps(turns).encode(), **BEARER)
+        connections = [address.connect() for _ in range(8)]  # some run, some wait, for longer than the pause
+        for connection in connections:
+            connection.settimeout(120)
+            connection.sendall(long)
+        served.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: address.get("/v2/health/ready")[0] == 503)
+        for connection in connections:
+            with connection:
+                status, _, body = read_answer(connection)
+                assert (status, json.loads(body)["outputs"][0]["data"]) == (200, [200_000.0])
+        assert served.process.wait(120) == 0
+        assert served.events("stopped")
+    wait_until(lambda: not ray_nodes.replicas())
+    address.connect().close()  # Ray Serve, which ran before, runs on
+
+
+@pytest.mark.slow
+def test_a_cluster_of_its_own(tmp_path):
+    pytest.importorskip("ray")
+    write_rows(tmp_path / "rows.onnx")
+    # Sockets have short paths only, shorter than those of pytest's folders.
+    with (
+        tempfile.TemporaryDirectory(prefix="kbn-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        process(tmp_path, "--engine", "ray", RAY_TMPDIR=folder) as served,
+    ):
+        assert served.address.post(PATH, rows_request(X))[1]["outputs"][0]["data"][0] == first(0)
+        served.process.send_signal(signal.SIGINT)
+        assert served.process.wait(120) == 0
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The command inside this process: its exit code and what it wrote to stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["kbn", "serve", *map(str, arguments)])
+        monkeypatch.setattr(logs._Log, "stream", None)
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return stopped.value.code, " ".join(capsys.readouterr().err.split())
+
+    return run
+
+
+def test_refusals_before_anything_is_started(tmp_path, run, monkeypatch):
+    good = write_rows(tmp_path / "rows.onnx")
+    hidden = write_rows(tmp_path / "hidden/.rows.onnx")
+    (tmp_path / "broken.onnx").write_bytes(b"nothing")
+    monkeypatch.setitem(sys.modules, "ray", None)  # nobody gets as far as Ray
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    for arguments, expected, why in [
+        ([good, "--engine", "other"], 2, "must be embedded or ray"),
+        ([good, "--replicas", 2], 2, "--replicas is for --engine ray"),
+        ([good, "--address", "auto"], 2, "--address is for --engine ray"),
+        ([good, "--engine", "ray", "--certfile", "c.pem"], 2, "--certfile has no meaning with --engine ray"),
+        ([good, "--engine", "ray", "--connections", 5], 2, "--connections has no meaning"),
+        ([good, "--engine", "ray", "--receive-timeout", 5], 2, "--receive-timeout has no meaning"),
+        ([good, "--engine", "ray", "--replicas", 3, "--max-replicas", 2], 2, "less than --replicas"),
+        ([good, "--engine", "ray", "--threads", 100, "--replicas", 100], 2, "CPUs that there are here"),
+        ([tmp_path / "none.onnx", "--engine", "ray"], 2, "check the path"),
+        ([hidden, "--engine", "ray"], 2, "begin with a dot"),
+        ([tmp_path / "broken.onnx", "--engine", "ray"], 4, "no ONNX model"),
+    ]:
+        code, shown = run(*arguments)
+        assert (code, why in shown) == (expected, True), shown
+
+
+def test_ray_that_is_missing_is_named(tmp_path, run, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, shown = run(write_rows(tmp_path / "rows.onnx"), "--engine", "ray")
+    assert code == 2
+    assert "pip install 'kbn[ray]'" in shown
+
+
+@pytest.mark.parametrize(
+    ("address", "why"), [("127.0.0.1:1", "cannot be reached"), ("ray://h:1", "--address auto"), ("h:x", "be reached")]
+)
+@pytest.mark.slow
+def test_an_address_where_no_cluster_is(tmp_path, address, why):
+    pytest.importorskip("ray")
+    line = [sys.executable, "-m", "kbn.export", "serve", write_rows(tmp_path / "rows.onnx"), "--engine", "ray"]
+    done = subprocess.run([*line, "--address", address], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert why in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def packed(collector):
+    """What the replicas get."""
+    return [
+        type(package)(package.place, package.sha256, {name: read(package, name) for name in package.contents})
+        for package in collector.collect()
+    ]
+
+
+def with_weights_beside(folder, seed):
+    """A model with a file of weights."""
+    proto = onnx.load(write_rows(folder / "rows.onnx", seed))
+    onnx.save(proto, folder / "rows.onnx", save_as_external_data=True, location=f"w{seed}.bin", size_threshold=60)
+    return folder / "rows.onnx"
+
+
+def test_files_arrive_as_they_were_and_only_what_changed_is_written(tmp_path):
+    path = with_weights_beside(tmp_path / "models", 0)
+    for version in (1, 12):
+        write_rows(tmp_path / f"models/other/{version}/model.onnx", version)
+    collector = Collector([tmp_path / "models"], 1)
+    unpack(packed(collector), tmp_path / "there")
+    found = {str(file.relative_to(tmp_path / "there")) for file in (tmp_path / "there").rglob("*") if file.is_file()}
+    others = {f"other/{version}/model.onnx" for version in (1, 12)}
+    assert found == {"rows/1/model.onnx", "rows/1/w0.bin", *others}
+    assert (tmp_path / "there/rows/1/model.onnx").read_bytes() == path.read_bytes()
+    inodes = {name: (tmp_path / "there" / name).stat().st_ino for name in others}
+    (tmp_path / "models/other/12/model.onnx").unlink()
+    write_rows(tmp_path / "models/rows.onnx", seed=5)
+    assert collector.look() != collector.collected()
+    unpack(packed(collector), tmp_path / "there")
+    assert collector.look() == collector.collected()
+    assert not (tmp_path / "there/other/12").exists()
+    assert (tmp_path / "there/other/1/model.onnx").stat().st_ino == inodes["other/1/model.onnx"]
+    with serving(tmp_path / "there") as address:
+        assert address.post(PATH, rows_request(X))[1]["outputs"][0]["data"][0] == first(5)
+
+
+def test_a_file_that_changes_after_it_was_looked_into_is_not_sent(tmp_path):
+    path = write_rows(tmp_path / "rows.onnx", seed=0)
+    (package,) = Collector([path], 1).collect()
+    write_rows(path, seed=1)
+    with pytest.raises(BrokenModelError, match="was changed while"):
+        read(package, "model.onnx")
+    path.unlink()
+    with pytest.raises(BrokenModelError, match="cannot be read"):
+        read(package, "model.onnx")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # which Ray's import raises about itself
+def test_a_change_is_published_once_it_has_settled_and_a_file_that_fails_is_not_tried_again(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    from kbn.export.serve.ray_application import Application
+
+    path = write_rows(tmp_path / "rows.onnx", seed=0)
+    collector, sent, tried = Collector([path], 1), [], []
+    application = Application(Settings(), RaySettings(), "info")
+    monkeypatch.setattr(application, "_send", lambda packages: sent.append(len(packages)))
+    monkeypatch.setattr(collector, "collect", lambda collect=collector.collect: (tried.append(1), collect())[1])
+    application.publish(collector)
+    for _ in range(3):
+        application.refresh(collector, force=False)
+    assert (len(sent), len(tried)) == (1, 1)
+    path.write_bytes(b"nothing")
+    for _ in range(4):
+        application.refresh(collector, force=False)
+    assert (len(sent), len(tried)) == (1, 2)
+    application.refresh(collector, force=True)
+    assert (len(sent), len(tried)) == (1, 3)
+    write_rows(path, seed=1)
+    application.refresh(collector, force=False)
+    assert len(sent) == 1
+    application.refresh(collector, force=False)
+    assert len(sent) == 2
+
+
+def test_signals_are_told_to_who_asks_and_raised_where_nobody_does():
+    with Signals() as signals:
+        signal.raise_signal(signal.SIGHUP)  # before there is anything to load anew
+        with pytest.raises(Ended):
+            signal.raise_signal(signal.SIGTERM)
+        assert signals.next(0.01) is None
+        signal.raise_signal(signal.SIGHUP)
+        assert signals.next(1) == signal.SIGHUP
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.next(1) == signal.SIGTERM
+        with pytest.raises(Ended):
+            signal.raise_signal(signal.SIGTERM)
