@@ -664,9 +664,7 @@ def test_eager_execution_of_functions_is_left_as_it_was() -> None:
 
 APPLICATIONS = {
     "ResNet50": {},
-    "MobileNetV2": {},
     "MobileNetV3Small": {"input_shape": (64, 64, 3)},
-    "EfficientNetB0": {},
     "Xception": {"input_shape": (96, 96, 3)},
     "DenseNet121": {},
     "ConvNeXtTiny": {},
