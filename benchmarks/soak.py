@@ -8,7 +8,7 @@ dozen ways, trickle, and come in bursts beyond the queue; and the file of one mo
 every few seconds, now and then by way of a broken file and of SIGHUP.
 
 Exits 1 where an answer was wrong, a polite request got neither an answer nor a documented refusal (503, 504), a bad body
-got anything but a 4xx, or memory rose over the second half of the time by more than 5 %.
+got anything but a 4xx or a refusal of those two, or memory rose over the second half of the time by more than 5 %.
 """
 
 import argparse

@@ -158,7 +158,8 @@ def _output_names(model: Any) -> list[str]:
     """The keys, where the model returns a dict of tensors; else the names of the layers that made them."""
     returned = getattr(model, "_outputs_struct", None)
     if isinstance(returned, dict) and all(isinstance(tensor, keras.KerasTensor) for tensor in returned.values()):
-        return [str(key) for key in sorted(returned)]  # the order of model.outputs
+        # In the order of model.outputs: sorted, but for an OrderedDict.
+        return [str(path[0]) for path, _ in tree.flatten_with_path(returned)]
     return [_layer_name(tensor) for tensor in model.outputs]
 
 

@@ -98,22 +98,27 @@ def _of_image(content: bytes, port: Port, pixels: tuple[float, float]) -> Array:
     from ..pixels import NoScaleError, PictureError, TooManyPixelsError, as_array, decode  # Pillow, by the first image
 
     axes = image_axes(port)
+    if axes is None:
+        raise RefusedError(
+            400, f"Input {port.name!r} of shape {list(port.shape)} takes no image, but a .npy file, which this is not."
+        )
+    height, width, channels = (port.shape[axis] for axis in axes)
     try:
         image = decode(io.BytesIO(content), FORMATS, LARGEST_IMAGE)
+        height, width = (image.height if height == FREE else height, image.width if width == FREE else width)
+        array = as_array(image, channels, height, width)
+    except MemoryError:
+        raise RefusedError(503, "There is no memory for the image now.") from None
     except TooManyPixelsError:
         raise RefusedError(413, f"The image has more than {LARGEST_IMAGE} pixels.") from None
     except NoScaleError as error:
         raise RefusedError(400, f"The image cannot be taken: {error}; send a .npy file.") from None
     except PictureError as error:
-        takes = "an image or " if axes else ""
         raise RefusedError(
-            400, f"Input {port.name!r} takes {takes}a .npy file; images may be {', '.join(FORMATS)}, and not damaged."
+            400,
+            f"Input {port.name!r} takes an image or a .npy file; images may be {', '.join(FORMATS)}, and not damaged.",
         ) from error
-    if axes is None:
-        raise RefusedError(400, f"Input {port.name!r} of shape {list(port.shape)} takes no image; send a .npy file.")
-    height, width, channels = (port.shape[axis] for axis in axes)
-    height, width = (image.height if height == FREE else height, image.width if width == FREE else width)
-    return _as_input(as_array(image, channels, height, width), port, axes, pixels)
+    return _as_input(array, port, axes, pixels)
 
 
 def _as_input(image: Array, port: Port, axes: Sequence[int], pixels: tuple[float, float]) -> Array:

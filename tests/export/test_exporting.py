@@ -1,6 +1,7 @@
 """Export from one end to the other: what lands at the path is right, and what is not right does not land."""
 
 import json
+from collections import OrderedDict
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from keras import layers
 import kbn
 from kbn.export import check, export
 from kbn.export.errors import CheckFailedError, UsageError
+from kbn.export.model_ports import output_ports
 from trained_models import computed, random_inputs, randomized, real_models
 
 
@@ -126,6 +128,13 @@ def test_outputs_in_a_dict_are_named_by_their_keys(tmp_path):
         "probabilities",
     ]
     assert check(model, tmp_path / "model.onnx").passed
+
+
+def test_outputs_in_an_ordered_dict_keep_its_order():
+    inputs = keras.Input((5,), name="x")
+    outputs = OrderedDict(wide=layers.Dense(3)(inputs), narrow=layers.Dense(2)(inputs))
+    ports = output_ports(keras.Model(inputs, outputs))
+    assert [(port.name, port.shape) for port in ports] == [("wide", (None, 3)), ("narrow", (None, 2))]
 
 
 def test_data_at_a_large_mean_does_not_fail_a_right_file(tmp_path):

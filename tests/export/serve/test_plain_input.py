@@ -81,6 +81,24 @@ def test_of_16_bits_of_grey_the_upper_8_are_taken_as_the_check_takes_them():
     np.testing.assert_array_equal(grey[0, :, :, 0], PIXELS[..., 0])
 
 
+def test_without_memory_for_an_image_the_client_may_come_again(monkeypatch):
+    def exhausted(*_arguments):
+        raise MemoryError
+
+    content = encoded()
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", exhausted)
+    with pytest.raises(RefusedError) as refused:
+        read_input(content, RGB, FULL)
+    assert refused.value.status == 503
+
+
+def test_no_image_is_decoded_for_an_input_that_takes_none(monkeypatch):
+    content = encoded()
+    monkeypatch.setattr(Image, "open", lambda *_arguments, **_options: pytest.fail("an image was opened"))
+    with pytest.raises(RefusedError, match="takes no image"):
+        read_input(content, X, FULL)
+
+
 def test_numbers_without_a_scale_are_refused(monkeypatch):
     monkeypatch.setattr("kbn.export.serve.plain_input.FORMATS", ("TIFF",))  # those that are taken have none such
     with pytest.raises(RefusedError, match="32-bit numbers"):
