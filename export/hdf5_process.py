@@ -5,6 +5,7 @@ dozen. Here that ends a child, and the model file is refused.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from .errors import BrokenModelError, UnsafeModelError
 from .hdf5 import Contents, scan
 from .wording import reason
 
-_LONGEST_LOOK = 60.0  # seconds; a sound file takes less than one, whatever its size: only headers are read
+_LONGEST_LOOK = 30.0  # seconds; a sound file takes less than one, whatever its size: only headers are read
 
 _CHILD = "import sys; sys.path[:] = sys.argv[1].split({sep!r}); from {module} import main; main(*sys.argv[2:])"
 
@@ -57,6 +58,7 @@ def look_into(path: Path, member: str | None = None, seconds: float = _LONGEST_L
 
 def main(path: str, member: str) -> None:
     """The child: print one JSON object, the contents or the reason for refusing them."""
+    _end_in_time()
     try:
         contents = _scan_file(path, member)
         answer = {"elements": contents.elements, "model_config": contents.model_config, "names": contents.names}
@@ -68,6 +70,16 @@ def main(path: str, member: str) -> None:
         found = reason(error)
         answer = {"broken": f"the HDF5 library cannot read it ({found}). It is damaged: copy or save the model again"}
     print(json.dumps(answer))
+
+
+def _end_in_time() -> None:
+    """Lets the system end this process, should the one that waits for it be killed, where it has such a limit."""
+    try:
+        import resource
+    except ImportError:
+        return
+    seconds = math.ceil(2 * _LONGEST_LOOK)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
 
 
 def _scan_file(path: str, member: str) -> Contents:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 LARGEST_IMAGE = 50_000_000  # pixels
 _CHANNELS = (1, 3, 4)
 _NPY = b"\x93NUMPY"
+# numpy parses a header as Python does its source, which fails now and then in several threads at once (python/cpython#106905).
+_PARSER = threading.Lock()
 
 
 def parse_range(text: str | None) -> tuple[float, float]:
@@ -65,7 +68,8 @@ def _of_npy(content: bytes, port: Port) -> Array:
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
+        with _PARSER:
+            shape, fortran, dtype = read(file)
     except Exception as error:  # whatever ast and struct make of hostile bytes
         raise RefusedError(400, f"Input {port.name!r}: the .npy file has no header that can be read.") from error
     data = content[file.tell() :]

@@ -1,10 +1,13 @@
 """Images and .npy files as the inputs take them, and what is refused."""
 
+import gc
 import io
 import json
 import re
 import struct
+import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -112,6 +115,23 @@ def test_arrays_of_one_example_or_of_many():
     np.testing.assert_array_equal(read_input(npy(x[1]), port, FULL), x[1:].astype(np.float32))
     np.testing.assert_array_equal(read_input(npy(np.asfortranarray(x)), port, FULL), x.astype(np.float32))
     assert read_input(npy(np.array([1, 2], np.int64)), Port("x", "INT8", (-1,)), FULL).tolist() == [1, 2]
+
+
+def test_headers_are_read_in_several_threads():
+    """Python's parser takes itself for damaged where another thread parses in between, as garbage collection may let it."""
+    content, before = npy(np.zeros((2, 4), np.float32)), gc.get_threshold()
+    gc.callbacks.append(lambda *_: sum(range(2000)))
+    interval = sys.getswitchinterval()
+    try:
+        gc.set_threshold(20)
+        sys.setswitchinterval(1e-6)
+        with ThreadPoolExecutor(8) as pool:
+            read = list(pool.map(lambda _: read_input(content, X, FULL), range(6000)))
+    finally:
+        gc.set_threshold(*before)
+        sys.setswitchinterval(interval)
+        gc.callbacks.pop()
+    assert len(read) == 6000
 
 
 def bomb():
