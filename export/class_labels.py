@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .errors import UsageError
 from .wording import quote, reason
@@ -31,6 +32,14 @@ def read_labels(path: Path) -> list[str]:
             "text, or those after it would get each other's."
         )
     return labels
+
+
+def has_classes(shape: Sequence[int], dtype: Any, labels: Sequence[str]) -> bool:
+    """Whether an output has one number per example and class: as many classes as there are labels, or else two or more.
+
+    dtype: numpy's.
+    """
+    return len(shape) == 2 and dtype.kind == "f" and (shape[1] == len(labels) if labels else shape[1] >= 2)
 
 
 def labels_entry(labels: Sequence[str], outputs: Sequence[tuple[int | str | None, ...]]) -> dict[str, str]:

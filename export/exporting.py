@@ -19,17 +19,17 @@ from .describing import keras_size, measured, metadata, onnx_size
 from .errors import CheckFailedError, KbnError, UnsupportedError, UsageError
 from .export_report import ExportReport
 from .folding import fold
-from .lowering import KINDS, lower, lowered_path
+from .further_files import batches_of, into_triton, lower_all
+from .lowering import KINDS, lowered_path
 from .model_ports import Shapes, check_layout, input_ports, output_ports, with_batch, with_inputs
 from .naming import unique
 from .onnx_conversion import check_opset, convert
 from .onnx_folding import fold_onnx
-from .parity import check_model, common_shapes
+from .parity import check_model
 from .precision import has_precision, in_precision
-from .runtime import Runtime
-from .samples import seeded_samples, user_samples
+from .samples import user_samples
 from .saving import LARGEST_FILE, add_metadata, beside, onnx_file
-from .triton_repository import TritonModel, check_triton, write_triton
+from .triton_repository import check_triton
 from .writing import check_output
 
 Progress = Callable[[str], None]
@@ -78,7 +78,7 @@ def export(
             int8 takes the ranges of its activations from `data`.
         triton: a Triton model repository that the proved file is also written into, as the next version of the model of its
             name.
-        force: replace a file that is there.
+        force: replace a file that is there; in `triton` nothing that is there is replaced.
         keep_failed: where a file that fails the check is kept, which is not `path`; None keeps none.
         seed: of the check's random inputs.
         custom_objects, allow_unsafe: for opening a model file, as `kbn.export.archive.load_model` takes them.
@@ -172,54 +172,14 @@ def export(
         notes=conversion.notes,
         seconds=clock.stop(),
     )
-    if triton is not None:
-        report.triton = _write_triton(path, Path(triton), force, clock)
-    if lower_kinds:
-        _lower(report, converted, lower_kinds, _batches(original, path, data, seed), force, clock)
-    return report
-
-
-def _write_triton(path: Path, folder: Path, force: bool, clock: _Clock) -> TritonModel:
-    clock.start("triton")
     try:
-        return write_triton(path, folder, force=force)
-    except KbnError as error:
-        raise type(error)(f"{error} Written: {path}.") from error
+        if triton is not None:
+            report.triton = into_triton(path, Path(triton), clock.start)
+        if lower_kinds:
+            lower_all(report, converted, lower_kinds, batches_of(original, path, data, seed), force, clock.start)
     finally:
         clock.stop()
-
-
-def _lower(
-    report: ExportReport,
-    model: ir.Model,
-    kinds: Sequence[str],
-    batches: Sequence[Mapping[str, Any]],
-    force: bool,
-    clock: _Clock,
-) -> None:
-    """Writes each kind that can be; what cannot is told when all were tried, with the report of what is there."""
-    failures = []
-    for kind in kinds:
-        clock.start(kind)
-        try:
-            report.lowered.append(lower(model, report.path, kind, batches, force))
-        except KbnError as error:
-            failures.append(error)
-    clock.stop()
-    if failures:
-        there = ", ".join(map(str, [report.path, *(each.path for each in report.lowered)]))
-        message = f"{' '.join(map(str, failures))} Written: {there}."
-        if isinstance(failures[0], CheckFailedError):
-            raise CheckFailedError(message, report) from failures[0]
-        raise type(failures[0])(message) from failures[0]
-
-
-def _batches(model: Any, path: Path, data: Any, seed: int) -> list[dict[str, Any]]:
-    """The user's data, else seeded inputs of an ordinary range, as the file takes them."""
-    runtime = Runtime(path, as_written_only=True)
-    shapes = common_shapes(model, runtime)
-    samples = seeded_samples(model, seed, shapes) if data is None else user_samples(model, data, shapes)
-    return [runtime.feeds(sample.arrays) for sample in samples if sample.kind != "large range"]
+    return report
 
 
 def _renamed(kind: str, names: list[str], renaming: Mapping[str, str] | None) -> list[str]:

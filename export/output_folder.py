@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shutil
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import UnsafeModelError, UsageError
-from .writing import disk_full, flush
+from .writing import flush, flush_folder, unwritten
 
 
 @contextmanager
@@ -23,24 +22,24 @@ def output_folder(path: Path, inside: Path) -> Iterator[Path]:
         inside: a folder above `path`; the temporary folder lies beside it if it can, so that who looks into it does not see it.
 
     Raises:
-        UsageError: the folder cannot be written to, the disk is full, or something appeared at `path` meanwhile.
+        UsageError: the folder cannot be written to, the disk is full, something appeared at `path` meanwhile, or the block
+            raised any other OSError.
     """
     temporary = _stage(inside)
     try:
         yield temporary
         for each in [*temporary.rglob("*"), temporary]:
-            flush(each)
+            (flush_folder if each.is_dir() else flush)(each)
         try:
             # Of a folder that is there, a rename takes the place only if it is empty.
             os.rename(temporary, path)
         except OSError as error:
             raise UsageError(f"The folder {path} cannot be made: {error.strerror}. Use another name.") from None
     except OSError as error:
-        raise disk_full(error, path) from error
+        raise unwritten(error, path) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        flush(path.parent)
+    flush_folder(path.parent)
 
 
 def check_folder(path: Path) -> None:

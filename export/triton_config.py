@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .class_labels import has_classes
 from .errors import UnsupportedError
 from .serve.datatypes import BYTES
 from .serve.model import Model
@@ -50,7 +51,7 @@ def has_labels(model: Model) -> bool:
 
 
 def _is_labelled(port: Port, labels: Sequence[str]) -> bool:
-    return bool(labels) and len(port.shape) == 2 and port.shape[1] == len(labels) and port.dtype.kind == "f"
+    return bool(labels) and has_classes(port.shape, port.dtype, labels)
 
 
 def _ports(field: str, ports: Sequence[Port], batches: bool, labelled: frozenset[str] | set[str]) -> list[str]:

@@ -12,8 +12,10 @@ same axis, and the examples of a batch do not touch each other, which a run of t
 
 from __future__ import annotations
 
-import re
+import os
 import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -22,12 +24,13 @@ from typing import Any
 from .errors import UsageError
 from .output_folder import check_folder, output_folder
 from .serve.model import Model, load
+from .serve.repository import MODEL_FILE, VERSION
+from .serve.verifying import check_unchanged
 from .serve.warming import warm_up
 from .triton_config import LABELS_FILE, MAX_BATCH, config_of, has_labels
-from .writing import output_file
+from .writing import check_output, output_file, unwritten
 
-_CONFIG_FILE, _MODEL_FILE = "config.pbtxt", "model.onnx"
-_VERSION = re.compile(r"[1-9][0-9]*")
+_CONFIG_FILE = "config.pbtxt"
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,14 @@ def write_triton(
         path: the ONNX file; it and the weights beside it are copied.
         folder: the repository, which is made if it is missing.
         name: of the model; None takes the file's, without its suffix.
-        force: replace the configuration of a model that is there and has another. The versions that are there are kept in
-            any case.
+        force: replace the configuration, and the labels, of a model that is there and has others. The versions that are
+            there are kept in any case.
 
     Raises:
-        UsageError: the repository cannot be written to, or the model there has another configuration.
+        UsageError: the repository cannot be written to, a file cannot be copied, or the model there has another
+            configuration.
         UnsupportedError: an input or output is none that Triton has.
-        BrokenModelError, UnsafeModelError: the file is not sound.
+        BrokenModelError, UnsafeModelError: the file is not sound, or changed while it was read.
     """
     path, folder = Path(path), Path(folder)
     name = path.stem if name is None else name
@@ -73,23 +77,12 @@ def write_triton(
     files = {_CONFIG_FILE: config_of(name, model, batches=not reason)}
     if has_labels(model):
         files[LABELS_FILE] = "".join(f"{' '.join(label.split())}\n" for label in model.file.labels)
-    folder.mkdir(exist_ok=True)
     home = folder / name
     if home.exists():
-        version = _next_version(home)
-        changed = [file for file, text in files.items() if _text(home / file) != text]
-        if changed and not force:
-            raise UsageError(
-                f"{home / changed[0]} is there and says otherwise than this file needs, or was edited. Use --force "
-                "(force=True) to replace it, which keeps the versions that are there, or another name."
-            )
-        with output_folder(version, folder) as temporary:
-            _copy(model, temporary)
-        for file in sorted(changed, key=lambda file: file == _CONFIG_FILE):
-            with output_file(home / file, force) as written:
-                written.write_text(files[file], encoding="utf-8")
+        version = _add_version(model, home, _changed(home, files, force), force)
     else:
         version = home / "1"
+        _make(folder)
         with output_folder(home, folder) as temporary:
             for file, text in files.items():
                 (temporary / file).write_text(text, encoding="utf-8")
@@ -107,6 +100,48 @@ def check_triton(folder: Path, name: str) -> None:
         check_folder(folder / name)
 
 
+def _changed(home: Path, files: Mapping[str, str], force: bool) -> dict[str, str]:
+    """Those that are missing or, with force, say otherwise; UsageError without it. All of them can be written."""
+    changed = {file: text for file, text in files.items() if _text(home / file) != text}
+    for file in changed:
+        if os.path.lexists(home / file) and not force:
+            raise UsageError(
+                f"{home / file} is there and says otherwise than this file needs, or was edited; it is left as it is. Move it "
+                "away and run again, which keeps the versions that are there, or use another name. "
+                "kbn.export.write_triton(force=True) replaces it."
+            )
+        check_output(home / file, force)
+    return changed
+
+
+def _add_version(model: Model, home: Path, texts: Mapping[str, str], force: bool) -> Path:
+    """The folder of the next version, which appears after all is written and is taken back if a text cannot be named."""
+    version = _next_version(home)
+    with ExitStack() as staged:
+        # What comes last here is named first, and the configuration refers to the labels.
+        for file in sorted(texts, key=lambda file: file != _CONFIG_FILE):
+            temporary = staged.enter_context(output_file(home / file, force))
+            try:
+                temporary.write_text(texts[file], encoding="utf-8")
+            except OSError as error:
+                raise unwritten(error, home / file) from error
+        with output_folder(version, home.parent) as unnamed:
+            _copy(model, unnamed)
+        try:
+            staged.close()  # the texts take their names
+        except BaseException:
+            shutil.rmtree(version, ignore_errors=True)
+            raise
+    return version
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"The folder {folder} cannot be made: {error.strerror}. Write elsewhere.") from None
+
+
 def _why_apart(model: Model) -> str:
     """The reason for which Triton must not merge requests, or ""."""
     values = [*model.session.get_inputs(), *model.session.get_outputs()]
@@ -120,17 +155,22 @@ def _why_apart(model: Model) -> str:
 
 
 def _copy(model: Model, folder: Path) -> None:
-    shutil.copyfile(model.path, folder / _MODEL_FILE)
+    """Raises BrokenModelError where what is copied is no longer what was verified and run."""
+    if Path(MODEL_FILE) in map(Path, model.file.weights_sha256):
+        raise UsageError(f"The weights of {model.path} lie in {MODEL_FILE}, which it is called itself in Triton.")
+    shutil.copyfile(model.path, folder / MODEL_FILE)
     for name in model.file.weights_sha256:
         place = folder / name
-        if place == folder / _MODEL_FILE:
-            raise UsageError(f"The weights of {model.path} lie in {_MODEL_FILE}, which it is called itself in Triton.")
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(model.path.parent / name, place)
+    check_unchanged(model.file, folder / MODEL_FILE)
 
 
 def _next_version(home: Path) -> Path:
-    there = [int(child.name) for child in home.iterdir() if _VERSION.fullmatch(child.name)]
+    try:
+        there = [int(child.name) for child in home.iterdir() if VERSION.fullmatch(child.name)]
+    except OSError as error:
+        raise UsageError(f"The folder {home} cannot be read: {error.strerror}. Make it readable.") from None
     return home / str(max(there, default=0) + 1)
 
 

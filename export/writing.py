@@ -57,14 +57,16 @@ def output_file(path: str | os.PathLike[str], force: bool = False) -> Iterator[P
 
     force: replace an existing file. Without it a file that appears at `path` meanwhile is kept, and this one refused.
 
-    Raises what `check_output` raises, and UsageError where the disk is full.
+    Raises what `check_output` raises, and UsageError where the disk is full, or the file cannot be flushed or named. Another
+    OSError of the block may be about another file, and passes as it is.
     """
     path = Path(path)
     with _temporary(path, force) as temporary:
         yield temporary
-        flush(temporary)
-        _name(temporary, path, force)
-    _flush_folder(path)
+        with _told(path):
+            flush(temporary)
+            _name(temporary, path, force)
+    flush_folder(path.parent)
 
 
 @contextmanager
@@ -78,16 +80,17 @@ def output_pair(
     path, beside = Path(path), Path(beside)
     with _temporary(path, force) as main, _temporary(beside, force) as other:
         yield main, other
-        flush(other)
-        flush(main)
-        with _undisturbed(path.parent):
+        with _told(path):
+            flush(other)
+            flush(main)
+        with _told(path), _undisturbed(path.parent):
             _name(other, beside, force)
             try:
                 _name(main, path, force)
             except UsageError:  # without force: it appeared meanwhile, and `beside` was not there before
                 beside.unlink()
                 raise
-    _flush_folder(path)
+    flush_folder(path.parent)
 
 
 @contextmanager
@@ -98,20 +101,33 @@ def _temporary(path: Path, force: bool) -> Iterator[Path]:
     try:
         yield temporary
     except OSError as error:
-        raise disk_full(error, path) from error
+        if error.errno not in _FULL:
+            raise
+        raise unwritten(error, path) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
 
 
-def disk_full(error: OSError, path: Path) -> Exception:
-    """A UsageError in place of an error that says that the disk is full, else the error itself."""
-    if error.errno not in _FULL:
-        return error
-    return UsageError(
-        f"The disk is full: {path} could not be written ({os.strerror(error.errno or 0)}), and what was there before is "
-        f"unchanged. Free space in {path.parent} or write elsewhere."
-    )
+def unwritten(error: OSError, path: Path) -> UsageError:
+    """What to raise where an output could not be written, flushed or named."""
+    why = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in _FULL:
+        return UsageError(
+            f"The disk is full: {path} could not be written ({why}), and what was there before is unchanged. Free space in "
+            f"{path.parent} or write elsewhere."
+        )
+    where = f" of {error.filename}" if error.filename else ""
+    return UsageError(f"{path} could not be written: {why}{where}. Mend that or write elsewhere.")
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Around what is about the output alone."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritten(error, path) from error
 
 
 @contextmanager
@@ -211,13 +227,14 @@ def _name(temporary: Path, path: Path, force: bool) -> None:
     os.replace(temporary, path)
 
 
-def _flush_folder(path: Path) -> None:
-    with contextlib.suppress(OSError):  # some file systems cannot; the file is there all the same
-        flush(path.parent)
+def flush_folder(path: Path) -> None:
+    """Wait until a folder's names are on the disk, where the file system can."""
+    with contextlib.suppress(OSError):  # some cannot; the names are there all the same
+        flush(path)
 
 
 def flush(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    """Wait until a file's bytes are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..class_labels import has_classes
+
 Array = NDArray[Any]
 
 _BEST = 5
@@ -20,7 +22,7 @@ def plain_answer(arrays: Mapping[str, Array], labels: Sequence[str]) -> dict[str
     }
     answer: dict[str, Any] = {"outputs": outputs}
     for array in arrays.values():
-        if array.ndim == 2 and array.dtype.kind == "f" and array.shape[1] == (len(labels) or max(2, array.shape[1])):
+        if has_classes(array.shape, array.dtype, labels):
             answer["top"] = [_best(row, labels) for row in array]
             break
     return answer

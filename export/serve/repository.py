@@ -17,7 +17,9 @@ from ..wording import quote
 Place = tuple[str, str]  # name, version
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+VERSION = re.compile(
+    r"[1-9][0-9]{0,17}"
+)  # what Triton, too, can hold: 64 bits; times such as 20240131120000 are in use
 MODEL_FILE = "model.onnx"
 
 
@@ -74,7 +76,7 @@ def _of_folder(folder: Path) -> Iterator[tuple[Place, Path]]:
             elif child.is_dir():
                 for version in sorted(child.iterdir()):
                     path = version / MODEL_FILE
-                    if _VERSION.fullmatch(version.name) and path.is_file():
+                    if VERSION.fullmatch(version.name) and path.is_file():
                         yield (child.name, version.name), path
     except OSError as error:
         raise UsageError(f"The folder {str(folder)!r} cannot be read: {error.strerror}.") from None

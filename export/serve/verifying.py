@@ -87,10 +87,14 @@ def verify(path: Path) -> VerifiedFile:
     )
 
 
-def check_unchanged(file: VerifiedFile) -> None:
-    """Raises BrokenModelError where the file, or the weights beside it, are no longer those that were verified."""
-    found = {name: _sha256(file.path.parent / name) for name in (file.path.name, *file.weights_sha256)}
-    if found != {file.path.name: file.sha256, **file.weights_sha256}:
+def check_unchanged(file: VerifiedFile, copy: Path | None = None) -> None:
+    """Raises BrokenModelError where the file, or the weights beside it, are no longer those that were verified.
+
+    copy: look at this copy of the file instead, and at the weights beside that.
+    """
+    path = copy or file.path
+    found = {name: _sha256(path.parent / name) for name in (path.name, *file.weights_sha256)}
+    if found != {path.name: file.sha256, **file.weights_sha256}:
         raise BrokenModelError(f"{file.path} was changed while it was being loaded. Load it once it is whole.")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,7 +11,7 @@ from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbn.export import triton_repository, write_triton
+from kbn.export import triton_repository, write_triton, writing
 from kbn.export.cli import main
 from kbn.export.errors import BrokenModelError, UnsafeModelError, UnsupportedError, UsageError
 from kbn.export.serve.datatypes import NUMPY
@@ -145,13 +146,125 @@ def test_a_configuration_that_differs_is_replaced_by_force_alone(tmp_path):
     write_triton(path, tmp_path)
     edited = (tmp_path / "rows/config.pbtxt").read_text() + "version_policy { all { } }\n"
     (tmp_path / "rows/config.pbtxt").write_text(edited)
-    with pytest.raises(UsageError, match=r"was edited.*--force"):
+    with pytest.raises(UsageError, match=r"was edited; it is left as it is. Move it away"):
         write_triton(path, tmp_path)
     assert (tmp_path / "rows/config.pbtxt").read_text() == edited
     assert not (tmp_path / "rows/2").exists()
     assert write_triton(path, tmp_path, force=True).path == tmp_path / "rows/2"
     assert not config(tmp_path, "rows").HasField("version_policy")
     assert (tmp_path / "rows/1/model.onnx").exists()
+
+
+LABELS = {"kbn.labels": '["a", "b", "c"]'}
+
+
+@pytest.mark.parametrize("missing", ["config.pbtxt", "labels.txt"])
+def test_what_is_missing_is_written_without_force(tmp_path, missing):
+    # It was said to be there and to have been edited.
+    path = write_rows(tmp_path / "rows.onnx", metadata=LABELS)
+    write_triton(path, tmp_path)
+    text = (tmp_path / "rows" / missing).read_text()
+    (tmp_path / "rows" / missing).unlink()
+    assert write_triton(path, tmp_path).path == tmp_path / "rows/2"
+    assert (tmp_path / "rows" / missing).read_text() == text
+
+
+def contents(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("file", ["config.pbtxt", "labels.txt"])
+def test_a_link_is_refused_before_a_version_appears(tmp_path, monkeypatch, file):
+    # The next version lay there, beside the old configuration.
+    path = write_rows(tmp_path / "rows.onnx", metadata=LABELS)
+    write_triton(path, tmp_path)
+    (tmp_path / "elsewhere").write_text("edited")
+    (tmp_path / "rows" / file).unlink()
+    (tmp_path / "rows" / file).symlink_to("../elsewhere")
+    before = contents(tmp_path)
+    copied = []
+    monkeypatch.setattr(triton_repository, "_copy", lambda *_: copied.append(1))
+    with pytest.raises(UnsafeModelError, match="symbolic link"):
+        write_triton(path, tmp_path, force=True)
+    assert contents(tmp_path) == before
+    assert not copied
+
+
+@pytest.mark.parametrize(
+    "failure", [OSError(28, "No space left on device"), OSError(5, "Input/output error"), KeyboardInterrupt()]
+)
+@pytest.mark.parametrize("step", ["write_text", "name"])
+def test_a_version_whose_configuration_cannot_be_written_is_taken_back(tmp_path, monkeypatch, step, failure):
+    path = write_rows(tmp_path / "rows.onnx")
+    write_triton(path, tmp_path)
+    (tmp_path / "rows/config.pbtxt").write_text("max_batch_size: 1\n")
+    before = contents(tmp_path)
+    seen = []
+
+    def fail(*_arguments, **_named):
+        seen.append((tmp_path / "rows/2").exists())
+        raise failure
+
+    if step == "write_text":
+        monkeypatch.setattr(Path, "write_text", fail)
+    else:
+        monkeypatch.setattr(writing, "_name", fail)
+    with pytest.raises(UsageError if isinstance(failure, OSError) else KeyboardInterrupt):
+        write_triton(path, tmp_path, force=True)
+    assert contents(tmp_path) == before
+    assert seen == [step == "name"]
+
+
+def test_what_changes_while_it_is_copied_is_refused(tmp_path, monkeypatch):
+    # What Triton got was copied by its path after the check.
+    proto = onnx.load(write_rows(tmp_path / "rows.onnx", seed=3))
+    onnx.save(proto, tmp_path / "rows.onnx", save_as_external_data=True, location="rows.onnx.data", size_threshold=60)
+    copy = triton_repository.shutil.copyfile
+    for name in ("rows.onnx", "rows.onnx.data"):
+        before = contents(tmp_path)
+
+        def changed(source, target, name=name):
+            copy(source, target)
+            if source.name == name:
+                with open(target, "ab") as file:
+                    file.write(b"\0")
+
+        monkeypatch.setattr(triton_repository.shutil, "copyfile", changed)
+        with pytest.raises(BrokenModelError, match=r"rows.onnx was changed while"):
+            write_triton(tmp_path / "rows.onnx", tmp_path)
+        assert contents(tmp_path) == before
+
+
+def test_a_file_that_is_gone_when_it_is_copied_is_an_error_of_use(tmp_path, monkeypatch):
+    path = write_rows(tmp_path / "rows.onnx")
+    copy = triton_repository._copy
+
+    def late(model, folder):
+        path.unlink()
+        copy(model, folder)
+
+    monkeypatch.setattr(triton_repository, "_copy", late)
+    with pytest.raises(UsageError, match=r"could not be written: No such file or directory of .*rows.onnx"):
+        write_triton(path, tmp_path)
+    assert contents(tmp_path) == {}
+
+
+def test_versions_are_those_that_the_server_finds(tmp_path):
+    # The next of a version that kbn serve did not read was one that Triton took for the older.
+    path = write_rows(tmp_path / "rows.onnx")
+    write_triton(path, tmp_path)
+    (tmp_path / "rows/1").rename(tmp_path / "rows/20240131120000")
+    assert write_triton(path, tmp_path).path == tmp_path / "rows/20240131120001"
+    path.unlink()
+    assert {version for _, version in find([tmp_path])} == {"20240131120000", "20240131120001"}
+
+
+def test_weights_in_a_file_of_the_models_own_name_are_refused(tmp_path):
+    proto = onnx.load(write_rows(tmp_path / "rows.onnx"))
+    onnx.save(proto, tmp_path / "rows.onnx", save_as_external_data=True, location="model.onnx", size_threshold=60)
+    with pytest.raises(UsageError, match=r"lie in model.onnx"):
+        write_triton(tmp_path / "rows.onnx", tmp_path)
+    assert not (tmp_path / "rows").exists()
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -250,6 +363,11 @@ def test_the_command_writes_it_once_the_file_is_proved(tmp_path, monkeypatch, ca
     assert [(port.name, list(port.dims)) for port in found.output] == [("classes", [5])]
     there = tmp_path / "repository/digits/1/model.onnx"
     assert there.read_bytes() == (tmp_path / "digits.onnx").read_bytes()
+    before = contents(tmp_path / "repository")
+    code, shown = run("--force", "--batch", 2)  # --force is for digits.onnx
+    assert (code, "Written:" in shown) == (2, True)
+    assert contents(tmp_path / "repository") == before
+    (tmp_path / "repository/digits/config.pbtxt").unlink()
     code, shown = run("--force", "--batch", 2)
     assert code == 0
     assert "repository/digits/2" in shown.replace("\n", "")

@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from kbn.export.errors import KbnError, UnsafeModelError, UsageError
-from kbn.export.writing import check_output, output_file
+from kbn.export.output_folder import output_folder
+from kbn.export.writing import check_output, output_file, output_pair
 
 
 def names(folder: Path) -> list[str]:
@@ -79,8 +81,72 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(tmp_path):
 
 
 def test_another_oserror_passes_through(tmp_path):
-    with pytest.raises(FileNotFoundError, match="elsewhere"):
+    with pytest.raises(FileNotFoundError, match="elsewhere") as found:
         write_half(tmp_path / "model.onnx", FileNotFoundError(errno.ENOENT, "elsewhere"))
+    assert found.value.__cause__ is None  # it was its own
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_a_file_that_cannot_be_flushed_is_an_error_of_use(tmp_path, monkeypatch, number):
+    # It was "a fault in kbn", exit code 70.
+    path = tmp_path / "model.onnx"
+
+    def broken(_descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(UsageError, match=f"could not be written: {os.strerror(number)}"), output_file(path):
+        pass
+    with pytest.raises(UsageError, match="could not be written"), output_pair(path, tmp_path / "m.data"):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_flushed_is_no_error(tmp_path, monkeypatch):
+    # As some file systems cannot: output_folder refused there what output_file wrote.
+    fsync, folders = os.fsync, []
+
+    def files_alone(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            folders.append(descriptor)
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", files_alone)
+    with output_folder(tmp_path / "made", tmp_path) as temporary:
+        (temporary / "inner").mkdir()
+        (temporary / "inner/file").write_bytes(b"new")
+    assert (tmp_path / "made/inner/file").read_bytes() == b"new"
+    assert len(folders) == 3
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ENOENT, errno.ENOSPC])
+def test_a_folder_that_cannot_be_written_is_an_error_of_use(tmp_path, number):
+    def written():
+        with output_folder(tmp_path / "made", tmp_path) as temporary:
+            (temporary / "file").touch()
+            raise OSError(number, os.strerror(number), "source")
+
+    with pytest.raises(UsageError, match=os.strerror(number)):
+        written()
+    assert names(tmp_path) == []
+
+
+def test_a_file_in_a_folder_is_flushed_or_refused(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def folders_alone(descriptor):
+        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", folders_alone)
+    with (
+        pytest.raises(UsageError, match="could not be written"),
+        output_folder(tmp_path / "made", tmp_path) as temporary,
+    ):
+        (temporary / "file").touch()
     assert names(tmp_path) == []
 
 
