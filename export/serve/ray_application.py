@@ -59,8 +59,8 @@ class Application:
                 serve.delete(NAME, _blocking=False)
                 if kind is not Ended:
                     self._wait_until_deleted()
-        except Ended:  # a second signal, which waits for nothing
-            pass
+        except Ended:  # a second signal, which waits for nothing; it may have come before the first word
+            serve.delete(NAME, _blocking=False)
         except Exception as error:  # of a cluster that has gone, or part of it
             log("delete", "error", reason=reason(error))
         finally:
@@ -194,7 +194,8 @@ def _end_left_over() -> None:
 
 
 def _running_jobs() -> list[str]:
-    return [job["JobID"] for job in jobs() if not job["IsDead"]]
+    known: list[dict[str, Any]] = jobs()
+    return [job["JobID"] for job in known if not job["IsDead"]]
 
 
 def _taken() -> TakenError:
