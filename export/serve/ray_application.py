@@ -185,7 +185,7 @@ def _end_left_over() -> None:
     """Kills the store of a command that was killed outright; raises TakenError where the command, or what it served, lives."""
     try:
         store = ray.get_actor(NAME, NAME)
-        job = ray.get(store.job.remote(), timeout=_CLAIM)
+        job: Any = ray.get(store.job.remote(), timeout=_CLAIM)
     except (ValueError, ray.exceptions.RayError):  # it has ended meanwhile, or is about to
         return
     if job in _running_jobs() or NAME in serve.status().applications:
