@@ -16,7 +16,8 @@ TOKEN_VARIABLE = "KBN_TOKEN"
 
 # What only one of the engines has; on Ray, Ray's proxy owns the sockets.
 _EMBEDDED_ALONE = ("receive_timeout", "connections", "certfile", "keyfile")
-_RAY_ALONE = ("address", "replicas", "max_replicas", "target_ongoing_requests")
+_TARGET = "target_ongoing_requests"
+_RAY_ALONE = ("address", "replicas", "max_replicas", _TARGET)
 
 
 def serve(
@@ -139,8 +140,14 @@ def serve(
 
 def _refuse_options(context: typer.Context, engine: str) -> None:
     """Raises UsageError where an option was given that the engine has no use for."""
-    others = _EMBEDDED_ALONE if engine == "ray" else _RAY_ALONE
-    given = [name for name in others if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"]
+    given = [
+        name
+        for name in (*_EMBEDDED_ALONE, *_RAY_ALONE)
+        if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"
+    ]
+    if engine == "ray" and _TARGET in given and "max_replicas" not in given:
+        raise UsageError("--target-ongoing-requests has no meaning without --max-replicas, which has replicas scaled.")
+    given = [name for name in given if name in (_EMBEDDED_ALONE if engine == "ray" else _RAY_ALONE)]
     if not given:
         return
     option = f"--{given[0].replace('_', '-')}"

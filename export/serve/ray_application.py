@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import ray
 from ray import serve
+from ray._private.state import jobs  # of the public ones, `ray.util.state` needs the dashboard
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..errors import KbnError, UsageError
@@ -18,11 +20,15 @@ from .ray_files import Collector, Package, read
 from .ray_replica import Replica
 from .ray_settings import RaySettings
 from .ray_signals import Ended
-from .ray_store import NAME, Store
+from .ray_store import NAME, Store, TakenError
 from .repository import Fingerprint, Place
 from .settings import Settings
 
-_OTHERS = 16  # requests beside inference that a replica answers at a time
+# More than the queues of any models hold, also of such as come later: the replica itself refuses what is too much.
+_ONGOING = 1 << 20
+_MARGIN = 60  # seconds beside --drain-timeout in which Ray must have deleted the application
+_CLAIM = 10  # seconds that Ray has to forget the name of an actor that it has ended
+_POLL = 0.2  # seconds
 
 
 class Application:
@@ -37,30 +43,37 @@ class Application:
         self._failed: dict[Place, Fingerprint] = {}
         self._complaint = ""
         self._published: dict[Place, Fingerprint] = {}
+        self._deployed = False
 
     def __enter__(self) -> Application:
-        """Raises UsageError where the cluster has an application of this name."""
+        """Raises TakenError where the cluster has an application of this name, or a command that is about to deploy one."""
+        self._store: Any = _claim()
         if NAME in serve.status().applications:
-            raise UsageError(
-                f"An application {NAME!r} runs in this cluster already. End the command that serves it; what a command "
-                f"left that was killed outright, `serve.delete({NAME!r})` deletes in Python."
-            )
-        with contextlib.suppress(ValueError):
-            ray.kill(ray.get_actor(NAME, NAME))  # of a command that was killed outright
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(Store).options(
-            name=NAME, namespace=NAME, lifetime="detached", scheduling_strategy=here, num_cpus=0
-        )
-        self._store: Any = actor.remote()
+            ray.kill(self._store)
+            raise _taken()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
         try:
-            serve.delete(NAME, _blocking=kind is not Ended)
-        except Ended:
+            if self._deployed:
+                serve.delete(NAME, _blocking=False)
+                if kind is not Ended:
+                    self._wait_until_deleted()
+        except Ended:  # a second signal, which waits for nothing; it may have come before the first word
             serve.delete(NAME, _blocking=False)
+        except Exception as error:  # of a cluster that has gone, or part of it
+            log("delete", "error", reason=reason(error))
         finally:
-            ray.kill(self._store)
+            with contextlib.suppress(Exception):
+                ray.kill(self._store)
+
+    def _wait_until_deleted(self) -> None:
+        """Not by `serve.delete`, whose patience is a minute, whatever the replicas have been given."""
+        end = time.monotonic() + self._settings.drain_timeout + _MARGIN
+        while NAME in serve.status().applications:
+            if time.monotonic() > end:
+                raise TimeoutError("Ray has not deleted the application in time; it may still do so.")
+            time.sleep(_POLL)
 
     def publish(self, collector: Collector) -> None:
         """Sends the files that are new, and has the replicas load them.
@@ -102,8 +115,7 @@ class Application:
         deployment: Any = serve.deployment(
             Replica,
             name="Replica",
-            # As many as the queues of all models take: then the replica itself refuses what is too much.
-            max_ongoing_requests=len(self._published) * (settings.queue + settings.max_batch) + _OTHERS,
+            max_ongoing_requests=_ONGOING,
             ray_actor_options={"num_cpus": settings.threads},
             graceful_shutdown_timeout_s=settings.drain_timeout,
             graceful_shutdown_wait_loop_s=0.2,
@@ -112,6 +124,7 @@ class Application:
         )
         # What sockets take and files are is no business of a replica.
         told = replace(settings, certfile=None, keyfile=None)
+        self._deployed = True
         try:
             serve.run(deployment.bind(self._store, told, self._log_level), name=NAME, route_prefix="/")
         except Exception as error:  # ValueError, RuntimeError, RayServeException
@@ -133,10 +146,60 @@ class Application:
                 self._failed = {}
             self._complaint = ""
         except KbnError as error:
-            if force or self._complaint != str(error):
-                log("reload", "error", reason=str(error))
-            self._complaint = str(error)
+            self._complain(str(error), force)
+        except Exception as error:  # of Ray: an actor that died, an object store that is full
+            self._failed = {}  # which may pass: it is tried again
+            self._complain(reason(error), force)
+
+    def _complain(self, why: str, force: bool) -> None:
+        if force or self._complaint != why:
+            log("reload", "error", reason=why)
+        self._complaint = why
 
     def drain(self) -> None:
-        """Has the replicas say that they are not ready."""
-        ray.get(self._store.drain.remote())
+        """Has the replicas say that they are not ready; where the store is gone they cannot know, and the end goes on."""
+        try:
+            ray.get(self._store.drain.remote())
+        except Exception as error:  # of Ray
+            log("drain", "error", reason=reason(error))
+
+
+def _claim() -> Any:
+    """The store, which one command at a time can make in a cluster; raises TakenError for all others."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(Store).options(
+        name=NAME, namespace=NAME, lifetime="detached", scheduling_strategy=here, num_cpus=0
+    )
+    end = time.monotonic() + _CLAIM
+    while True:
+        try:
+            return actor.remote(ray.get_runtime_context().get_job_id())
+        except ValueError:  # the name is taken
+            if time.monotonic() > end:
+                raise _taken() from None
+        _end_left_over()
+        time.sleep(_POLL)
+
+
+def _end_left_over() -> None:
+    """Kills the store of a command that was killed outright; raises TakenError where the command, or what it served, lives."""
+    try:
+        store = ray.get_actor(NAME, NAME)
+        job: Any = ray.get(store.job.remote(), timeout=_CLAIM)
+    except (ValueError, ray.exceptions.RayError):  # it has ended meanwhile, or is about to
+        return
+    if job in _running_jobs() or NAME in serve.status().applications:
+        raise _taken()
+    ray.kill(store)  # this very actor, and no other that has its name since
+
+
+def _running_jobs() -> list[str]:
+    known: list[dict[str, Any]] = jobs()
+    return [job["JobID"] for job in known if not job["IsDead"]]
+
+
+def _taken() -> TakenError:
+    return TakenError(
+        f"An application {NAME!r} runs in this cluster already. End the command that serves it; what a command "
+        f"left that was killed outright, `serve.delete({NAME!r})` deletes in Python."
+    )

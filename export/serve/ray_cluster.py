@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
@@ -13,19 +12,22 @@ from ray import serve
 from ray.serve.context import _get_global_client
 
 from ..errors import UsageError
-from ..wording import quote, reason
+from ..wording import reason
 from .logs import take_over
 from .ray_settings import RaySettings
+from .ray_signals import Ended
+from .ray_store import NAME, TakenError
 from .server import listen, tell_address
 from .settings import Settings, usable_cpus
 
-_CONNECT = 10  # seconds
-
 
 @contextlib.contextmanager
-def cluster(settings: Settings, options: RaySettings) -> Iterator[None]:
+def cluster(settings: Settings, options: RaySettings, take_signals: Callable[[], None]) -> Iterator[None]:
     """A cluster with Ray Serve. At the end one that was started is stopped; in one that was joined, Ray Serve is, if it did not
     run before and nothing else does in it.
+
+    Args:
+        take_signals: takes back the signals that Ray has taken.
 
     Raises:
         UsageError: the cluster cannot be started or joined, the address cannot be listened on, or Ray Serve listens elsewhere.
@@ -34,11 +36,12 @@ def cluster(settings: Settings, options: RaySettings) -> Iterator[None]:
     if options.address is None:
         with listen(settings) as listener:  # whether it can be, and which port it is
             host, port = listener.getsockname()[:2]
-    _connect(options)
     try:
+        _connect(options)
+        take_signals()  # before anything else that waits
         client = _get_global_client(raise_if_no_controller_running=False)
         if client is None:
-            _start_serve(host, port)
+            _start_serve(host, port, joined=options.address is not None)
         else:
             there = client.http_config
             if (host, port or there.port) != (there.host, there.port):
@@ -49,48 +52,51 @@ def cluster(settings: Settings, options: RaySettings) -> Iterator[None]:
         try:
             tell_address(settings, host, port)
             yield
+        except TakenError:  # what runs there needs Ray Serve
+            client = client or _get_global_client()
+            raise
         finally:
-            if client is None and not serve.status().applications:
+            if client is None and not _others():
                 serve.shutdown()
     finally:
         ray.shutdown()
 
 
 def _connect(options: RaySettings) -> None:
-    if options.address is not None:
-        _check_address(options.address)
     own: dict[str, Any] = {"include_dashboard": False, "num_cpus": usable_cpus()}
     try:
         ray.init(
-            options.address or "local",
+            "local" if options.address is None else options.address,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            **({} if options.address else own),
+            **(own if options.address is None else {}),
         )
+    except SystemExit:  # raised by Ray's own handler of SIGTERM
+        raise Ended from None
     except Exception as error:  # of many kinds
-        what = f"The Ray cluster {options.address} cannot be joined" if options.address else "Ray cannot be started"
+        what = "Ray cannot be started"
+        if options.address is not None:
+            what = f"The Ray cluster {options.address} cannot be joined"
         raise UsageError(f"{what}: {reason(error)}.") from None
     take_over("ray", "ray.serve")
 
 
-def _start_serve(host: str, port: int) -> None:
+def _start_serve(host: str, port: int, joined: bool) -> None:
+    if port == 0:
+        raise UsageError(
+            "Ray Serve does not run in this cluster yet, and takes no free port of its own: choose one, --port."
+        )
     try:
         serve.start(http_options={"host": host, "port": port})
+    except Ended:
+        if joined:
+            serve.shutdown()
+        raise
     except Exception as error:  # of Ray: an actor that died, a time that was up
         raise UsageError(f"Ray Serve cannot be started: {reason(error)}. Its logs say more; try again.") from None
 
 
-def _check_address(address: str) -> None:
-    """Refuses at once what Ray would try for minutes."""
-    if "://" in address:
-        raise UsageError(
-            f"{quote(address)} is not of the form HOST:PORT. A Ray client (ray://) is no part of the cluster: run kbn on one "
-            "of its machines, with --address auto."
-        )
-    host, colon, port = address.rpartition(":")
-    if not colon:  # "auto"
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise UsageError(f"The Ray cluster {quote(address)} cannot be reached: {reason(error)}.") from None
+def _others() -> list[str]:
+    """Applications that are neither this command's own nor being deleted."""
+    found = serve.status().applications.items()
+    return [name for name, application in found if name != NAME and application.status != "DELETING"]

@@ -19,7 +19,7 @@ from ..errors import UsageError
 from .logs import log
 from .ray_environment import environment
 from .ray_files import Collector
-from .ray_settings import RaySettings
+from .ray_settings import RaySettings, check_address
 from .ray_signals import Ended, Signals
 from .settings import Settings, usable_cpus
 
@@ -36,22 +36,24 @@ def serve(sources: Sequence[Path], settings: Settings, options: RaySettings, log
     collector = Collector(sources, settings.threads)
     collector.collect()  # what is wrong with a file is told before a cluster is started
     with environment(own=options.address is None), Signals() as signals, contextlib.suppress(Ended):
-        from .ray_application import Application  # Ray reads its environment when it is imported
-        from .ray_cluster import cluster
-
-        with cluster(settings, options):
-            signals.take()  # Ray has taken them
-            with Application(settings, options, log_level) as application:
-                application.publish(collector)
-                application.deploy()
-                seconds = round(time.monotonic() - began, 3)
-                log("ready", "info", models=len(collector.collected()), replicas=options.replicas, seconds=seconds)
-                while (number := signals.next(settings.watch or None)) in (None, signal.SIGHUP):
-                    application.refresh(collector, force=number is not None)
-                pause = settings.drain_pause if number == signal.SIGTERM else 0
-                log("draining", "info", pause=pause)
-                application.drain()
-                time.sleep(pause)
+        try:  # here, as Ray reads its environment when it is imported
+            from .ray_application import Application
+            from .ray_cluster import cluster
+        except ModuleNotFoundError as missing:  # Ray alone is there, without what its Serve needs
+            raise UsageError(
+                f"--engine ray needs {missing.name}, which is not installed: pip install 'kbn[ray]'"
+            ) from None
+        with cluster(settings, options, signals.take), Application(settings, options, log_level) as application:
+            application.publish(collector)
+            application.deploy()
+            seconds = round(time.monotonic() - began, 3)
+            log("ready", "info", models=len(collector.collected()), replicas=options.replicas, seconds=seconds)
+            while (number := signals.next(settings.watch or None)) in (None, signal.SIGHUP):
+                application.refresh(collector, force=number is not None)
+            pause = settings.drain_pause if number == signal.SIGTERM else 0
+            log("draining", "info", pause=pause)
+            application.drain()
+            time.sleep(pause)
     log("stopped", "info")
 
 
@@ -64,3 +66,5 @@ def _check(settings: Settings, options: RaySettings) -> None:
             f"{most} replicas of {settings.threads} threads take more than the {usable_cpus()} CPUs that there are here. Ask "
             "for fewer, or join a cluster: --address."
         )
+    if options.address is not None:
+        check_address(options.address)

@@ -59,7 +59,9 @@ class Collector:
             mark = fingerprint(path, _beside(package))
             if package is None or mark != self._marks[place]:
                 package = _look_into(place, path, self._threads)
-                mark = fingerprint(path, _beside(package))
+                before, mark = mark, fingerprint(path, _beside(package))
+                if mark[:1] != before[:1]:  # exchanged meanwhile: the next look is to see a change
+                    mark = before
             packages[place], marks[place] = package, mark
         self._packages, self._marks = packages, marks
         return list(packages.values())
@@ -103,6 +105,9 @@ def unpack(packages: Iterable[Package], folder: Path) -> None:
             temporary = path.with_name(f".kbn-{path.name}")
             temporary.write_bytes(memoryview(package.contents[name]))
             temporary.replace(path)
+        for path in list(place.rglob("*")):  # weights that the model has no longer
+            if path.is_file() and path.relative_to(place).as_posix() not in package.contents:
+                path.unlink()
 
 
 def _look_into(place: Place, path: Path, threads: int) -> Package:

@@ -22,16 +22,18 @@ class Signals:
 
     def __init__(self) -> None:
         self._came: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._asked = self._ending = False
+        self._asked = self._ending = self._raised = False
 
     def __enter__(self) -> Signals:
         self._before = {number: signal.getsignal(number) for number in _NUMBERS}
         self.take()
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        """Takes for Ended, and suppresses, what came of it in a library: compiled code makes a SystemError of it."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        return self._raised and isinstance(error, Exception)
 
     def take(self) -> None:
         """Takes them over again, from whatever has taken them since."""
@@ -54,4 +56,5 @@ class Signals:
             self._ending = True
             self._came.put(number)
         else:
+            self._raised = True
             raise Ended

@@ -13,10 +13,15 @@ from typing import Any
 
 import ray
 
+from ..errors import UsageError
 from .ray_environment import HAPROXY
 from .ray_files import Package
 
 NAME = "kbn"  # of the actor, its namespace, and the application
+
+
+class TakenError(UsageError):
+    """Another command serves in this cluster, or has left there what it served."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,22 @@ class State:
 
 
 class Store:
-    """The actor: holds the files' bytes, of which it is the owner, so that replicas that start later find them, too."""
+    """The actor: holds the files' bytes, of which it is the owner, so that replicas that start later find them, too.
 
-    def __init__(self) -> None:
+    There is one in a cluster at most: who makes it has the right to serve there.
+
+    Args:
+        job: the id of the command's, in Ray.
+    """
+
+    def __init__(self, job: str) -> None:
+        self._job = job
         self._state = State(0, ())
         self._changed = asyncio.Condition()
+
+    async def job(self) -> str:
+        """Of the command that made it."""
+        return self._job
 
     async def keep(self, content: Any) -> list[Any]:
         """A reference to these bytes, in a list, as Ray would otherwise send what it refers to."""

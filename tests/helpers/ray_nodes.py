@@ -68,23 +68,32 @@ def nodes() -> Iterator[Nodes]:
             "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
             "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         }
-        script = subprocess.Popen(
-            [sys.executable, __file__, str(port)],
-            env={**os.environ, **variables},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        complaints = Path(folder, "stderr")
+        with complaints.open("w") as stderr:
+            script = subprocess.Popen(
+                [sys.executable, __file__, str(port)],
+                env={**os.environ, **variables},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
         assert script.stdin is not None
         assert script.stdout is not None
         try:
-            address = next(line for line in script.stdout if line.startswith("address ")).split()[1]
+            address = next((line.split()[1] for line in script.stdout if line.startswith("address ")), None)
+            if address is None:
+                raise AssertionError(f"The cluster has not started:\n{complaints.read_text()[-5000:]}")
             yield Nodes(address, port, folder)
         finally:
-            script.stdin.close()
-            script.wait(60)
-            script.stdout.close()
+            with contextlib.suppress(BrokenPipeError):
+                script.stdin.close()
+            try:
+                script.wait(60)
+            finally:
+                script.kill()
+                script.wait(30)
+                script.stdout.close()
 
 
 def _free_ports(count: int) -> list[int]:
