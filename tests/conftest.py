@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium, driven by Playwright, with nothing but this machine to talk to."""
+    """Headless Chromium, driven by Playwright, with nothing but this machine to talk to.
+
+    Of a module, since an event loop runs in this thread meanwhile, beside which no other test can run one.
+    """
     names = ("chromium", "chromium-browser", "google-chrome")
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:

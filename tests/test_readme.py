@@ -44,6 +44,7 @@ def test_the_options_of_the_server_are_there():
         "--data",
         "--head",
         "--include-dashboard",
+        "--model-control-mode",
         "--ray",
     }  # of pip, ray, a benchmark
     shown = set(re.findall(r"--[a-z][a-z-]+", section)) - others

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,11 +22,13 @@ from .ray_store import NAME, TakenError
 from .server import listen, tell_address
 from .settings import Settings, usable_cpus
 
+_LONGEST_ROUTING = 30  # seconds
+
 
 @contextlib.contextmanager
-def cluster(settings: Settings, options: RaySettings, take_signals: Callable[[], None]) -> Iterator[None]:
+def cluster(settings: Settings, options: RaySettings, take_signals: Callable[[], None]) -> Iterator[tuple[str, int]]:
     """A cluster with Ray Serve. At the end one that was started is stopped; in one that was joined, Ray Serve is, if it did not
-    run before and nothing else does in it.
+    run before and nothing else does in it. Yields the host and the port that the proxies of Ray Serve listen on.
 
     Args:
         take_signals: takes back the signals that Ray has taken.
@@ -51,7 +55,7 @@ def cluster(settings: Settings, options: RaySettings, take_signals: Callable[[],
             port = there.port
         try:
             tell_address(settings, host, port)
-            yield
+            yield host, port
         except TakenError:  # what runs there needs Ray Serve
             client = client or _get_global_client()
             raise
@@ -60,6 +64,25 @@ def cluster(settings: Settings, options: RaySettings, take_signals: Callable[[],
                 serve.shutdown()
     finally:
         ray.shutdown()
+
+
+def until_routed(host: str, port: int) -> None:
+    """Waits until the proxy of this machine sends requests to the application, of which it hears a moment later than that the
+    replicas are ready; for half a minute at most, as a machine without replicas may have no proxy.
+    """
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    end = time.monotonic() + _LONGEST_ROUTING
+    while time.monotonic() < end:
+        connection = http.client.HTTPConnection(host, port, timeout=5)
+        try:
+            connection.request("GET", "/v2/health/ready")
+            if connection.getresponse().status == 200:
+                return
+        except (OSError, http.client.HTTPException):
+            pass
+        finally:
+            connection.close()
+        time.sleep(0.2)
 
 
 def _connect(options: RaySettings) -> None:

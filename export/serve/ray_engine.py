@@ -38,14 +38,18 @@ def serve(sources: Sequence[Path], settings: Settings, options: RaySettings, log
     with environment(own=options.address is None), Signals() as signals, contextlib.suppress(Ended):
         try:  # here, as Ray reads its environment when it is imported
             from .ray_application import Application
-            from .ray_cluster import cluster
+            from .ray_cluster import cluster, until_routed
         except ModuleNotFoundError as missing:  # Ray alone is there, without what its Serve needs
             raise UsageError(
                 f"--engine ray needs {missing.name}, which is not installed: pip install 'kbn[ray]'"
             ) from None
-        with cluster(settings, options, signals.take), Application(settings, options, log_level) as application:
+        with (
+            cluster(settings, options, signals.take) as (host, port),
+            Application(settings, options, log_level) as application,
+        ):
             application.publish(collector)
             application.deploy()
+            until_routed(host, port)
             seconds = round(time.monotonic() - began, 3)
             log("ready", "info", models=len(collector.collected()), replicas=options.replicas, seconds=seconds)
             while (number := signals.next(settings.watch or None)) in (None, signal.SIGHUP):

@@ -67,11 +67,11 @@ class Load:
                 while again and not self._stop.is_set():
                     connection.sendall(self._asked)
                     status, _, body = read_answer(connection)
-                    if status == 200:
+                    if status == 200 and body:  # without, it broke off behind the headers
                         self.found.append(json.loads(body)["outputs"][0]["data"][0])
                     else:
                         self.lost.append((status, body))
-                    again = self._keep and status == 200
+                    again = self._keep and status == 200 and body
 
     def more(self, count=40):
         """Waits for more answers."""
