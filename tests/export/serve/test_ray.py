@@ -41,12 +41,13 @@ def first(seed):
 
 
 class Load:
-    """Clients that ask without a pause until they are told to stop, each on one connection, or each time on a new one."""
+    """Clients that ask without a pause until they are told to stop, each time on a new connection.
 
-    def __init__(self, address, keep, clients=4):
+    (Those that are kept the proxy closes whenever it learns of a replica, also some time after the start.)
+    """
+
+    def __init__(self, address, clients=4):
         self.address, self.found, self.lost = address, [], []
-        self._asked = infer().replace(b"Connection: close\r\n", b"") if keep else infer()
-        self._keep = keep
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
 
@@ -62,16 +63,11 @@ class Load:
 
     def _ask(self):
         while not self._stop.is_set():
-            with self.address.connect() as connection:
-                again = True
-                while again and not self._stop.is_set():
-                    connection.sendall(self._asked)
-                    status, _, body = read_answer(connection)
-                    if status == 200 and body:  # without, it broke off behind the headers
-                        self.found.append(json.loads(body)["outputs"][0]["data"][0])
-                    else:
-                        self.lost.append((status, body))
-                    again = self._keep and status == 200 and body
+            status, _, body = self.address.raw(infer())
+            if status == 200 and body:  # without, it broke off behind the headers
+                self.found.append(json.loads(body)["outputs"][0]["data"][0])
+            else:
+                self.lost.append((status, body))
 
     def more(self, count=40):
         """Waits for more answers."""
@@ -120,7 +116,7 @@ def test_a_life_on_two_nodes(ray_nodes, tmp_path):
                 expected, found = embedded.raw(asked), address.raw(asked)
                 assert (found[0], found[2]) == (expected[0], expected[2]), kind
 
-        with Load(address, keep=True) as load:  # what changes loses nothing
+        with Load(address) as load:  # what changes loses nothing
             load.more()
             write_rows(path, seed=1)
             served.process.send_signal(signal.SIGHUP)
@@ -136,9 +132,8 @@ def test_a_life_on_two_nodes(ray_nodes, tmp_path):
             float(f"{(X @ weights(seed))[0, 0]:.3g}") for seed in (0, 1)
         }
 
-        # Who dies loses no more than it held, which is one request of each client. (Connections that are kept are lost beside,
-        # as the proxy closes some when it learns of a new replica.)
-        with Load(address, keep=False) as load:
+        # Who dies loses no more than it held, which is one request of each client.
+        with Load(address) as load:
             load.more()
             os.kill(before[0], signal.SIGKILL)
             load.more()
