@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from kbn.export.serve import plain_input
 from kbn.export.serve.plain_input import image_axes, parse_range, read_input
 from kbn.export.serve.ports import Port
 from kbn.export.serve.refusal import RefusedError
@@ -103,7 +104,7 @@ def test_no_image_is_decoded_for_an_input_that_takes_none(monkeypatch):
 
 
 def test_numbers_without_a_scale_are_refused(monkeypatch):
-    monkeypatch.setattr("kbn.export.serve.plain_input.FORMATS", ("TIFF",))  # those that are taken have none such
+    monkeypatch.setattr(plain_input, "FORMATS", ("TIFF",))  # those that are taken have none such
     with pytest.raises(RefusedError, match="32-bit numbers"):
         read_input(encoded(PIXELS[..., 0].astype(np.float32), "TIFF"), Port("i", "FP32", (-1, 6, 8, 1)), FULL)
 
