@@ -15,7 +15,7 @@ from ray.serve.context import _get_global_client
 
 from ..errors import UsageError
 from ..wording import reason
-from .logs import take_over
+from .logs import log, take_over
 from .ray_settings import RaySettings
 from .ray_signals import Ended
 from .ray_store import NAME, TakenError
@@ -71,18 +71,21 @@ def until_routed(host: str, port: int) -> None:
     replicas are ready; for half a minute at most, as a machine without replicas may have no proxy.
     """
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    end = time.monotonic() + _LONGEST_ROUTING
+    end, found = time.monotonic() + _LONGEST_ROUTING, ""
     while time.monotonic() < end:
         connection = http.client.HTTPConnection(host, port, timeout=5)
         try:
             connection.request("GET", "/v2/health/ready")
             if connection.getresponse().status == 200:
                 return
-        except (OSError, http.client.HTTPException):
-            pass
+            found = "it is not ready there"
+        except (OSError, http.client.HTTPException) as error:
+            found = reason(error)
         finally:
             connection.close()
         time.sleep(0.2)
+    why = f"{host} port {port} does not lead to the application yet: {found}. Ask a machine that runs a replica."
+    log("route", "warning", reason=why)
 
 
 def _connect(options: RaySettings) -> None:
