@@ -4,16 +4,19 @@ Nobody waits for company: a request that finds the model idle runs at once. Requ
 shapes (all axes but the first) are equal, up to `max_rows` examples; one that is larger runs alone. The queue is bounded.
 What is no longer wanted, as its client has gone or its time is up, is left out, or stopped where all of a run is unwanted.
 
-All methods are called in the event loop's thread; the model runs in one thread of the batcher's own.
+All methods are called in the event loop's thread; the model runs in one thread of the batcher's own, which ends once nobody
+holds the batcher. So a request that holds one whose model has been exchanged meanwhile is still answered by it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,9 +85,9 @@ class Batcher:
         self._numbers = itertools.count()
         self._running: _Run | None = None
         self._start_asked = False
-        self._retired = False
-        self._jobs: SimpleQueue[tuple[_Run, asyncio.AbstractEventLoop] | None] = SimpleQueue()
-        threading.Thread(target=self._work, name="kbn-run", daemon=True).start()
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        weakref.finalize(self, self._jobs.put, None)
+        threading.Thread(target=_work, args=[self._jobs], name="kbn-run", daemon=True).start()
 
     @property
     def waiting(self) -> int:
@@ -117,12 +120,6 @@ class Batcher:
             loop.call_soon(self._start, loop)
         return request.future
 
-    def retire(self) -> None:
-        """Ends the thread once what was submitted is answered."""
-        self._retired = True
-        if self.idle:
-            self._jobs.put(None)
-
     def _key(self, request: _Pending) -> Key:
         if not self._merges:
             return (request.number,)
@@ -140,9 +137,7 @@ class Batcher:
             self._running = run = _Run(requests, run_options(size))
             for each in requests:
                 each.future.add_done_callback(run.stop_if_unwanted)
-            self._jobs.put((run, loop))
-        elif self._retired:
-            self._jobs.put(None)
+            self._jobs.put(functools.partial(self._run, run, loop))
 
     def _take(self) -> list[_Pending]:
         """The requests that run next: the one that has waited longest, and what goes with it."""
@@ -159,17 +154,15 @@ class Batcher:
                 del self._queues[key]
         return taken
 
-    def _work(self) -> None:
+    def _run(self, run: _Run, loop: asyncio.AbstractEventLoop) -> None:
         """In the thread: runs, splits, and hands the answers back."""
-        while (job := self._jobs.get()) is not None:
-            run, loop = job
-            started = time.perf_counter()
-            try:
-                answers = self._answers(run)
-            except Exception as error:  # such as no memory to merge them; the thread must go on
-                answers = [error] * len(run.requests)
-            with contextlib.suppress(RuntimeError):  # the loop has been closed, by a second signal
-                loop.call_soon_threadsafe(self._finish, run, answers, started, time.perf_counter(), loop)
+        started = time.perf_counter()
+        try:
+            answers = self._answers(run)
+        except Exception as error:  # such as no memory to merge them; the thread must go on
+            answers = [error] * len(run.requests)
+        with contextlib.suppress(RuntimeError):  # the loop has been closed, by a second signal
+            loop.call_soon_threadsafe(self._finish, run, answers, started, time.perf_counter(), loop)
 
     def _answers(self, run: _Run) -> list[Answer]:
         requests = run.requests
@@ -205,6 +198,13 @@ class Batcher:
                 request.future.set_result(answer)
         waited = [max(0.0, started - each.arrived) for each in run.requests]
         self._tell(RunFacts(sum(each.rows for each in run.requests), len(run.requests), ended - started, waited))
+
+
+def _work(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
+    """The thread of a batcher, which it must not hold while it waits."""
+    while (job := jobs.get()) is not None:
+        job()
+        del job
 
 
 def _expire(future: asyncio.Future[Any], timeout: float) -> None:

@@ -1,7 +1,7 @@
 """The models that are loaded, and how they are exchanged.
 
 A changed file is loaded and warmed up beside the old one; then the name stands for the new one, from one request to the
-next. What was submitted to the old one is answered by it. A file that cannot be loaded changes nothing but the log.
+next. Requests that have come to the old one are answered by it. A file that cannot be loaded changes nothing but the log.
 """
 
 from __future__ import annotations
@@ -98,11 +98,6 @@ class Registry:
             for gone in set(self._failures) - set(found):
                 del self._failures[gone]
 
-    def retire(self) -> None:
-        """Lets go of all models; what was submitted is still answered."""
-        for served in self._served.values():
-            served.batcher.retire()
-
     async def _exchange(self, place: Place, path: Path, mark: Fingerprint) -> None:
         self._loaded[place] = mark  # a file that fails is not tried again before it changes
         try:
@@ -128,20 +123,16 @@ class Registry:
         return served, after if after[:1] == before else before
 
     def _put(self, place: Place, served: Served, mark: Fingerprint) -> None:
-        old = self._served.get(place)
         self._served[place] = served
         self._of_model[place] = self._metrics.of(*place)
         self._loaded[place] = self._seen[place] = mark
         self._failures.pop(place, None)
         self._name_newest()
-        if old is not None:
-            old.batcher.retire()
         _tell(served)
 
     def _remove(self, place: Place) -> None:
-        self._served.pop(place).batcher.retire()
-        for marks in (self._loaded, self._seen, self._of_model):
-            marks.pop(place, None)
+        for known in (self._served, self._loaded, self._seen, self._of_model):
+            known.pop(place, None)
         self._name_newest()
         log("removed", "info", model=place[0], version=place[1])
 

@@ -142,7 +142,6 @@ class Server(uvicorn.Server):
             await super().shutdown(sockets)
         finally:
             sweeping.cancel()
-            self.registry.retire()
         log("stopped", "info")
 
     @contextlib.contextmanager

@@ -12,7 +12,7 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from kbn.export.errors import BrokenModelError, UsageError
-from kbn.export.serve import inference, logs, server
+from kbn.export.serve import inference, logs, plain_input, server
 from serving import TURNS, read_answer, request, rows_request, serving, wait_until, weights, write, write_rows
 
 X = np.ones((1, 4), np.float32)
@@ -173,19 +173,47 @@ def refresh(address, force=False):
 
 def test_a_reload_under_load_loses_nothing(tmp_path):
     path = write_rows(tmp_path / "rows.onnx", seed=0)
-    with serving(tmp_path) as address, load(address) as found:
-        for seed in range(1, 6):
-            write_rows(path, seed=seed)
-            refresh(address, force=True)
-            asked = len(found)
-            wait_until(lambda asked=asked: len(found) > asked + 20)
+    before = threading.enumerate()
+    with serving(tmp_path) as address:
+        with load(address) as found:
+            for seed in range(1, 6):
+                write_rows(path, seed=seed)
+                refresh(address, force=True)
+                asked = len(found)
+                wait_until(lambda asked=asked: len(found) > asked + 20)
+        runners = [each for each in threading.enumerate() if each.name == "kbn-run" and each not in before]
+        wait_until(lambda: sum(each.is_alive() for each in runners) == 1)  # those of old models have ended
     assert {status for status, _ in found} == {200}
     seen = [min(range(6), key=lambda seed: abs(first(seed) - value)) for _, value in found]
     assert set(seen) == set(range(6))
     for value, seed in zip((value for _, value in found), seen, strict=True):
         assert value == pytest.approx(first(seed), rel=1e-5)
-    batchers = [thread for thread in threading.enumerate() if thread.name.startswith("kbn-run")]
-    wait_until(lambda: not any(thread.is_alive() for thread in batchers))  # those of old models, too
+
+
+def test_a_request_whose_model_is_exchanged_while_its_file_is_read_is_answered(tmp_path, monkeypatch):
+    path = write_rows(tmp_path / "rows.onnx", seed=0)
+    reading, exchanged = threading.Event(), threading.Event()
+
+    def slowly(*arguments):
+        reading.set()
+        assert exchanged.wait(30)
+        return plain_input.read_input(*arguments)
+
+    monkeypatch.setattr(inference, "read_input", slowly)
+    file = io.BytesIO()
+    np.save(file, X)
+    answers = []
+    with serving(tmp_path) as address:
+        asking = threading.Thread(target=lambda: answers.append(address.post("/predict", file.getvalue())))
+        asking.start()
+        assert reading.wait(30)
+        write_rows(path, seed=1)
+        refresh(address, force=True)
+        exchanged.set()
+        asking.join(30)
+    ((status, answer),) = answers
+    assert status == 200
+    assert answer["outputs"]["y"][0][0] == pytest.approx(first(0), rel=1e-5)
 
 
 def test_a_changed_file_is_noticed_once_it_is_whole(tmp_path):
