@@ -182,19 +182,27 @@ def bad_messages(soak):
     ]
 
 
+async def once(soak, request, what):
+    """Asks on a connection of its own; status 0 where there is no answer, which is complained of."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", soak.port)
+        writer.write(request)
+        found = await asyncio.wait_for(answer(reader), 60)
+        writer.close()
+    except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+        soak.counts["LOST"] += 1
+        soak.complain(f"{what} got no answer: {error!r} to {request[:150]!r}")
+        return 0, {}, b""
+    return found
+
+
 async def rude(soak):
     """Sends what is wrong and looks at how it is refused."""
     wrong = bad_messages(soak)
     while soak.running():
         await asyncio.sleep(soak.draw.uniform(0.01, 0.1))
-        bad = soak.draw.choice(wrong)
-        try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", soak.port)
-            writer.write(bad)
-            status, _, body = await asyncio.wait_for(answer(reader), 30)
-            writer.close()
-        except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
-            soak.complain(f"a bad body got no answer: {error!r} to {bad[:150]!r}")
+        status, _, body = await once(soak, soak.draw.choice(wrong), "a bad body")
+        if not status:
             continue
         soak.counts[f"bad bodies, {status}"] += 1
         if not (400 <= status < 500 and json.loads(body)["error"]) and status not in BUSY:
@@ -221,14 +229,8 @@ async def bursts(soak):
     request = message("/v2/models/steady/infer", *inference("steady", soak.images["steady"][:1], True))
 
     async def one():
-        try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", soak.port)
-            writer.write(request)
-            status, fields, body = await asyncio.wait_for(answer(reader), 60)
-            writer.close()
-        except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
-            soak.counts["LOST"] += 1
-            soak.complain(f"a request of a burst got no answer: {error!r}")
+        status, fields, body = await once(soak, request, "a request of a burst")
+        if not status:
             return
         if status == 200 and not np.allclose(
             scores("binary", fields, body), soak.right["steady"][0][:1], rtol=1e-4, atol=1e-6

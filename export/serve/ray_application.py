@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,15 +12,13 @@ from ray import serve
 from ray._private.state import jobs  # of the public ones, `ray.util.state` needs the dashboard
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ..errors import KbnError, UsageError
+from ..errors import UsageError
 from ..wording import reason
 from .logs import log
-from .ray_files import Collector, Package, read
 from .ray_replica import Replica
 from .ray_settings import RaySettings
 from .ray_signals import Ended
 from .ray_store import NAME, Store, TakenError
-from .repository import Fingerprint, Place
 from .settings import Settings
 
 # More than the queues of any models hold, also of such as come later: the replica itself refuses what is too much.
@@ -32,24 +29,23 @@ _POLL = 0.2  # seconds
 
 
 class Application:
-    """What this command runs in the cluster; leaving it deletes it, after what was taken has been answered."""
+    """What this command runs in the cluster; leaving it deletes it, after what was taken has been answered.
+
+    Attributes:
+        store: once it is entered, the actor from which replicas learn what to load.
+    """
 
     def __init__(self, settings: Settings, options: RaySettings, log_level: str) -> None:
         self._settings = settings
         self._options = options
         self._log_level = log_level
-        self._references: dict[str, Any] = {}
-        self._seen: dict[Place, Fingerprint] = {}
-        self._failed: dict[Place, Fingerprint] = {}
-        self._complaint = ""
-        self._published: dict[Place, Fingerprint] = {}
         self._deployed = False
 
     def __enter__(self) -> Application:
         """Raises TakenError where the cluster has an application of this name, or a command that is about to deploy one."""
-        self._store: Any = _claim()
+        self.store: Any = _claim()
         if NAME in serve.status().applications:
-            ray.kill(self._store)
+            ray.kill(self.store)
             raise _taken()
         return self
 
@@ -65,7 +61,7 @@ class Application:
             log("delete", "error", reason=reason(error))
         finally:
             with contextlib.suppress(Exception):
-                ray.kill(self._store)
+                ray.kill(self.store)
 
     def _wait_until_deleted(self) -> None:
         """Not by `serve.delete`, whose patience is a minute, whatever the replicas have been given."""
@@ -74,28 +70,6 @@ class Application:
             if time.monotonic() > end:
                 raise TimeoutError("Ray has not deleted the application in time; it may still do so.")
             time.sleep(_POLL)
-
-    def publish(self, collector: Collector) -> None:
-        """Sends the files that are new, and has the replicas load them.
-
-        Raises:
-            KbnError: as `Collector.collect` and `read` raise them; nothing is published then.
-        """
-        packages = collector.collect()
-        self._send(packages)
-        self._published = collector.collected()
-        log("published", "info", models=len(packages))
-
-    def _send(self, packages: Sequence[Package]) -> None:
-        references, sent = {}, []
-        for package in packages:
-            for name, sha256 in package.sha256.items():
-                if sha256 not in references:
-                    known = self._references.get(sha256)
-                    (references[sha256],) = [known] if known else ray.get(self._store.keep.remote(read(package, name)))
-            sent.append(replace(package, contents={name: references[key] for name, key in package.sha256.items()}))
-        ray.get(self._store.publish.remote(sent))
-        self._references = references
 
     def deploy(self) -> None:
         """Starts the replicas, and waits until all are ready.
@@ -126,40 +100,15 @@ class Application:
         told = replace(settings, certfile=None, keyfile=None)
         self._deployed = True
         try:
-            serve.run(deployment.bind(self._store, told, self._log_level), name=NAME, route_prefix="/")
+            serve.run(deployment.bind(self.store, told, self._log_level), name=NAME, route_prefix="/")
         except Exception as error:  # ValueError, RuntimeError, RayServeException
             raise UsageError(f"Ray could not start the replicas: {reason(error)}.") from None
-        log("proxy", "info", kind=ray.get(self._store.proxy.remote()))
-
-    def refresh(self, collector: Collector, force: bool) -> None:
-        """Publishes the files if they have changed; what cannot be served leaves what is.
-
-        A file counts as changed once two looks in a row see it the same, or at once with `force`.
-        """
-        try:
-            found = collector.look()
-            settled = force or found == self._seen
-            self._seen = found
-            if settled and (force or found != self._failed) and found != self._published:
-                self._failed = found  # what fails is not tried again before it changes
-                self.publish(collector)
-                self._failed = {}
-            self._complaint = ""
-        except KbnError as error:
-            self._complain(str(error), force)
-        except Exception as error:  # of Ray: an actor that died, an object store that is full
-            self._failed = {}  # which may pass: it is tried again
-            self._complain(reason(error), force)
-
-    def _complain(self, why: str, force: bool) -> None:
-        if force or self._complaint != why:
-            log("reload", "error", reason=why)
-        self._complaint = why
+        log("proxy", "info", kind=ray.get(self.store.proxy.remote()))
 
     def drain(self) -> None:
         """Has the replicas say that they are not ready; where the store is gone they cannot know, and the end goes on."""
         try:
-            ray.get(self._store.drain.remote())
+            ray.get(self.store.drain.remote())
         except Exception as error:  # of Ray
             log("drain", "error", reason=reason(error))
 

@@ -39,6 +39,7 @@ def serve(sources: Sequence[Path], settings: Settings, options: RaySettings, log
         try:  # here, as Ray reads its environment when it is imported
             from .ray_application import Application
             from .ray_cluster import cluster, until_routed
+            from .ray_publishing import Publisher
         except ModuleNotFoundError as missing:  # Ray alone is there, without what its Serve needs
             raise UsageError(
                 f"--engine ray needs {missing.name}, which is not installed: pip install 'kbn[ray]'"
@@ -47,13 +48,14 @@ def serve(sources: Sequence[Path], settings: Settings, options: RaySettings, log
             cluster(settings, options, signals.take) as (host, port),
             Application(settings, options, log_level) as application,
         ):
-            application.publish(collector)
+            publisher = Publisher(collector, application.store)
+            publisher.publish()
             application.deploy()
             until_routed(host, port)
             seconds = round(time.monotonic() - began, 3)
             log("ready", "info", models=len(collector.collected()), replicas=options.replicas, seconds=seconds)
             while (number := signals.next(settings.watch or None)) in (None, signal.SIGHUP):
-                application.refresh(collector, force=number is not None)
+                publisher.refresh(force=number is not None)
             pause = settings.drain_pause if number == signal.SIGTERM else 0
             log("draining", "info", pause=pause)
             application.drain()
