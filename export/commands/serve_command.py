@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..serve.settings import Settings
 
 TOKEN_VARIABLE = "KBN_TOKEN"
 
@@ -106,7 +110,6 @@ def serve(
         raise UsageError(f"The log level {log_level!r} must be debug, info, warning or error.")
     token = read_token(token_file)
     from ..serve import logs
-    from ..serve.server import serve as run
     from ..serve.settings import MIB, Settings, usable_cpus
 
     settings = Settings(
@@ -128,7 +131,7 @@ def serve(
     )
     logs.set_up(log_level)
     if engine == "embedded":
-        run(models, settings)
+        _serve_here(models, settings)
         return
     if importlib.util.find_spec("ray") is None:
         raise UsageError("--engine ray needs ray, which is not installed: pip install 'kbn[ray]'")
@@ -136,6 +139,21 @@ def serve(
     from ..serve.ray_settings import RaySettings
 
     run_on_ray(models, settings, RaySettings(address, replicas, max_replicas, target_ongoing_requests), log_level)
+
+
+def _serve_here(models: list[Path], settings: Settings) -> None:
+    """The embedded engine; a model is loaded while what serves it is imported."""
+    from ..serve.metrics import Metrics
+    from ..serve.registry import Registry
+
+    metrics = Metrics()
+    registry = Registry(models, settings, metrics)
+    registry.begin()
+    from ..serve.server import serve
+
+    serve(
+        registry, metrics, settings, when_ready=gc.freeze
+    )  # nothing looks any more through what lives as long as the server
 
 
 def _refuse_options(context: typer.Context, engine: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class Registry:
         self._loaded: dict[Place, Fingerprint] = {}
         self._seen: dict[Place, Fingerprint] = {}
         self._failures: dict[Place, str] = {}
+        self._begun: dict[Place, Future[tuple[Served, Fingerprint]]] = {}
         self._complaint = ""
         self._exchanging = asyncio.Lock()
         self.loaded = False
@@ -66,11 +68,22 @@ class Registry:
         """By NAME/VERSION why a file that was found is not, or no longer as it lies there, served."""
         return {"/".join(place): message for place, message in self._failures.items()}
 
+    def begin(self) -> None:
+        """Has a thread load the first file, for who has other things to do before `load_all`; raises as `find` does."""
+        place, path = next(iter(find(self._sources).items()))
+        with_one = ThreadPoolExecutor(1)
+        self._begun[place] = with_one.submit(self._load, place, path)
+        with_one.shutdown(wait=False)
+
     async def load_all(self) -> None:
         """Loads every file, one after another; raises what the first that fails raises."""
         async with self._exchanging:
             for place, path in find(self._sources).items():
-                self._put(place, *await asyncio.to_thread(self._load, place, path))
+                if place in self._begun:
+                    loaded = await asyncio.wrap_future(self._begun.pop(place))
+                else:
+                    loaded = await asyncio.to_thread(self._load, place, path)
+                self._put(place, *loaded)
             self.loaded = True
 
     async def refresh(self, force: bool = False) -> None:

@@ -14,8 +14,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -27,7 +26,6 @@ from .connection import connection_class, sweep
 from .logs import log
 from .metrics import Metrics
 from .registry import Registry
-from .repository import find
 from .settings import Settings
 
 _TICKS_PER_SWEEP = 5  # uvicorn ticks ten times a second
@@ -35,16 +33,15 @@ _KEEP_ALIVE = 75  # seconds; longer than the 60 s of common proxies, so that the
 _SIGNALS = [number for name in ("SIGTERM", "SIGINT", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
 
 
-def serve(sources: Sequence[Path], settings: Settings) -> None:
-    """Serves these files and folders until a signal ends it.
+def serve(registry: Registry, metrics: Metrics, settings: Settings, when_ready: Callable[[], None]) -> None:
+    """Serves the models of a registry until a signal ends it.
 
     Raises:
         UsageError: there is no model, or the address cannot be listened on, or the certificate cannot be read.
         KbnError: a model cannot be served; the message says which and why.
     """
-    find(sources)
     with listen(settings) as listener:
-        server = Server(sources, settings, listener)
+        server = Server(registry, metrics, settings, listener, when_ready)
         try:
             server.config.load()
         except OSError as error:  # ssl.SSLError is one
@@ -93,14 +90,24 @@ def _is_loopback(host: str) -> bool:
 class Server(uvicorn.Server):
     """uvicorn's server with kbn's application, loading, signals and sweeps.
 
+    Args:
+        when_ready: called once the models are loaded.
+
     Attributes:
         failure: why it ended early, or None.
     """
 
-    def __init__(self, sources: Sequence[Path], settings: Settings, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        metrics: Metrics,
+        settings: Settings,
+        listener: socket.socket,
+        when_ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.registry = registry
         self._settings = settings
-        self._metrics = Metrics()
-        self.registry = Registry(sources, settings, self._metrics)
+        self._when_ready = when_ready
         self._draining = False
         self._tasks: set[asyncio.Future[Any]] = set()
         self._began = time.monotonic()
@@ -108,7 +115,7 @@ class Server(uvicorn.Server):
         self.address: tuple[str, int] = listener.getsockname()[:2]
         super().__init__(
             uvicorn.Config(
-                build(self.registry, self._metrics, settings, lambda: self._draining),
+                build(registry, metrics, settings, lambda: self._draining),
                 http=connection_class(settings),
                 loop="asyncio",
                 ws="none",
@@ -191,6 +198,7 @@ class Server(uvicorn.Server):
             self.failure, self.should_exit = error, True
             return
         log("ready", "info", models=len(self.registry), seconds=round(time.monotonic() - self._began, 3))
+        self._when_ready()
         while self._settings.watch:
             await asyncio.sleep(self._settings.watch)
             try:

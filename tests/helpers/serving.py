@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from kbn.export.serve.metrics import Metrics
+from kbn.export.serve.registry import Registry
 from kbn.export.serve.server import Server, listen
 from kbn.export.serve.settings import Settings
 
@@ -126,8 +128,8 @@ def rows_request(x: np.ndarray, **more: Any) -> dict[str, Any]:
 def serving(*sources: Path, **settings: Any) -> Iterator[Address]:
     """A server in a thread, ready, and ended behind the block."""
     made = Settings(**{"port": 0, "threads": 1, "watch": 0, "drain_pause": 0, **settings})
-    listener = listen(made)
-    server = Server(list(sources), made, listener)
+    listener, metrics = listen(made), Metrics()
+    server = Server(Registry(sources, made, metrics), metrics, made, listener)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:
