@@ -51,16 +51,22 @@ class _Pending:
     number: int
     arrived: float
     future: asyncio.Future[list[Array]]
+    alarm: asyncio.TimerHandle
+    run: _Run | None = None
+
+    def settle(self, _future: Any) -> None:
+        """Called once the future is done, in whatever way."""
+        self.alarm.cancel()
+        if self.run is not None:
+            self.run.wanted -= 1
+            self.run.options.terminate = not self.run.wanted
 
 
 @dataclass(eq=False)
 class _Run:
     requests: list[_Pending]
+    wanted: int  # of the requests
     options: Any
-
-    def stop_if_unwanted(self, _future: Any) -> None:
-        if all(each.future.done() for each in self.requests):
-            self.options.terminate = True
 
 
 class Batcher:
@@ -95,6 +101,11 @@ class Batcher:
         return sum(not each.future.done() for queue in self._queues.values() for each in queue)
 
     @property
+    def _is_full(self) -> bool:
+        # Those that are no longer wanted are told from the others only where it matters.
+        return sum(map(len, self._queues.values())) >= self._limit <= self.waiting
+
+    @property
     def idle(self) -> bool:
         return self._running is None and not self._queues
 
@@ -104,21 +115,22 @@ class Batcher:
         Raises:
             RefusedError: the queue is full (503). The future raises it after `timeout` seconds (504), or as `Model.run` does.
         """
-        if self.waiting >= self._limit:
+        if self._is_full:
             raise RefusedError(
                 503, f"{self._limit} requests wait for this model already; try again.", {"retry-after": "1"}
             )
         loop = asyncio.get_running_loop()
         rows = len(next(iter(feeds.values()))) if self._merges else 1
-        request = _Pending(feeds, rows, next(self._numbers), time.perf_counter(), loop.create_future())
-        alarm = loop.call_later(timeout, _expire, request.future, timeout)
-        request.future.add_done_callback(lambda _: alarm.cancel())
+        future = loop.create_future()
+        alarm = loop.call_later(timeout, _expire, future, timeout)
+        request = _Pending(feeds, rows, next(self._numbers), time.perf_counter(), future, alarm)
+        future.add_done_callback(request.settle)
         self._queues.setdefault(self._key(request), deque()).append(request)
         if self._running is None and not self._start_asked:
             # At the loop's next turn, so that the requests which have arrived together run together.
             self._start_asked = True
             loop.call_soon(self._start, loop)
-        return request.future
+        return future
 
     def _key(self, request: _Pending) -> Key:
         if not self._merges:
@@ -134,9 +146,9 @@ class Batcher:
             return
         if requests := self._take():
             size = sum(array.nbytes for each in requests for array in each.feeds.values())
-            self._running = run = _Run(requests, run_options(size))
+            self._running = run = _Run(requests, len(requests), run_options(size))
             for each in requests:
-                each.future.add_done_callback(run.stop_if_unwanted)
+                each.run = run
             self._jobs.put(functools.partial(self._run, run, loop))
 
     def _take(self) -> list[_Pending]:
