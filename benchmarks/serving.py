@@ -1,6 +1,6 @@
 """kbn serve beside onnxruntime alone and beside itself without batching: rates, latencies, start and memory.
 
-    python benchmarks/serving.py [--only small] [--rounds 7] [--seconds 1.5] [--threads 1] [--ray] [FILE.onnx ...]
+    python benchmarks/serving.py [--only small] [--rounds 7] [--threads 1] [--python PATH] [--ray] [FILE.onnx ...]
 
 Two CNNs are made and served: a small one, and one whose inference takes over 5 ms. FILEs are started and measured idle only.
 The generator of requests shares the cores with the server. Sides take turns within each round, in an order drawn anew, and a
@@ -63,9 +63,9 @@ def cnn(path, size, channels, convolutions, seed=0):
 
 
 @contextlib.contextmanager
-def serving(*arguments):
+def serving(*arguments, python=sys.executable):
     """`kbn serve` as it comes: its port, its process, and the seconds from its start to its first "ready"."""
-    line = [sys.executable, "-m", "kbn.export", "serve", *map(str, arguments), "--port", "0"]
+    line = [python, "-m", "kbn.export", "serve", *map(str, arguments), "--port", "0"]
     with tempfile.TemporaryFile("w+") as logs:
         started = time.perf_counter()
         process = subprocess.Popen(line, stderr=logs)
@@ -202,7 +202,7 @@ def beside_ray(name, path, array, options, generate):
     console.print(table)
 
 
-def starts(paths, rounds):
+def starts(paths, rounds, python):
     """Start and idle memory; the interpreter's own start is within."""
     table = Table(title="Start and idle memory", title_justify="left", box=None)
     for head in ("file", "MB", "seconds to ready", "resident, MB", "less the file, MB"):
@@ -210,7 +210,7 @@ def starts(paths, rounds):
     for path in paths:
         seconds, memory = [], []
         for _ in range(rounds):
-            with serving(path) as (_, process, spent):
+            with serving(path, python=python) as (_, process, spent):
                 seconds.append(spent)
                 memory.append(resident(process))
         size = path.stat().st_size / 1e6
@@ -228,6 +228,9 @@ def main():
     parser.add_argument("--seconds", type=float, default=1.5, help="of each window")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
+        "--python", default=sys.executable, help="of an environment with kbn[serve] alone, whose start is measured"
+    )
+    parser.add_argument(
         "--ray", action="store_true", help="one replica on Ray beside the embedded server, and nothing else"
     )
     options = parser.parse_args()
@@ -238,7 +241,7 @@ def main():
             if options.only in (None, path.stem):
                 (beside_ray if options.ray else measure)(name, path, images[path], options, generate)
         if not options.ray:
-            starts([small, *options.files], options.rounds)
+            starts([small, *options.files], options.rounds, options.python)
 
 
 if __name__ == "__main__":
