@@ -668,7 +668,7 @@ APPLICATIONS = {
     "Xception": {"input_shape": (96, 96, 3)},
     "DenseNet121": {},
     "ConvNeXtTiny": {},
-    "NASNetMobile": {"input_shape": (224, 224, 3)},
+    "NASNetMobile": {},
 }
 NO_TRANSPOSE_IN_NCHW = set(APPLICATIONS) - {"ConvNeXtTiny"}
 

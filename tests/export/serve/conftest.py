@@ -1,4 +1,4 @@
-"""The cluster that tests of the Ray engine share: it takes long to start."""
+"""The cluster that a file's tests of the Ray engine share: it takes long to start, and its processes are never idle."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import pytest
 from ray_nodes import Nodes, nodes
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_nodes() -> Iterator[Nodes]:
     """Two nodes on this machine, with Ray Serve."""
     pytest.importorskip("ray", reason="ray is not installed; pip install 'kbn[ray]' does it")
