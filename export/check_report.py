@@ -14,6 +14,11 @@ from .output_check import KERAS_AND_FILE, TWO_FILES, OutputCheck, Sides
 from .report import Headline, Report, Table
 from .verdict import ATOL, FACTOR, RTOL
 
+_LOWERED = (
+    "The file was lowered to {kind}, whose rounding is far above float32's, by which this check goes. What that costs, and "
+    "whether it is within its own limits, `kbn export --{kind}` measures and tells."
+)
+
 
 @dataclass
 class CheckReport(Report):
@@ -29,6 +34,7 @@ class CheckReport(Report):
             whether called once or more often, of which that is known.
         sides: what the two are called.
         model, file: the name of the Keras model, or the path of A; the path of the file.
+        precision: "float16" or "int8" for a file that kbn has lowered, else "".
         fold: how the file was folded, by its metadata; None for a file that does not say so, and unless layers were asked for.
     """
 
@@ -42,6 +48,7 @@ class CheckReport(Report):
     sides: Sides = KERAS_AND_FILE
     model: str = ""
     file: str = ""
+    precision: str = ""
     fold: FoldReport | None = None
 
     @property
@@ -108,6 +115,7 @@ class CheckReport(Report):
         original = "A" if self.sides is TWO_FILES else "the original model"
         notes = [
             *self.faults(),
+            *([_LOWERED.format(kind=self.precision)] if self.precision and not self.passed else []),
             f"Largest errors against {original} in float64; examples: {self._examples()}.",
             *(
                 f"Not compared: {origin} inputs, which {self.sides.original} does not take ({why})."

@@ -17,10 +17,10 @@ from .half_precision import to_float16
 from .int8 import to_int8
 from .lower_comparison import compare_lowered
 from .lower_report import LowerReport
+from .runtime import PRECISION_KEY
 from .writing import output_file
 
 KINDS = ("float16", "int8")
-PRECISION_KEY = "kbn.precision"  # the metadata entry
 
 
 def lowered_path(path: Path, kind: str) -> Path:

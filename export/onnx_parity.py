@@ -67,7 +67,7 @@ def check_files(
         own = batches(inputs, as_the_file_has_it(data, a.inputs), owner=str(original))
     first = list(islice(own, 1))  # data that does not fit is told before the long work
     outputs = [OutputCheck(name, sides=TWO_FILES) for name in a.output_names]
-    report = CheckReport(outputs, sides=TWO_FILES, model=str(original), file=str(path))
+    report = CheckReport(outputs, sides=TWO_FILES, model=str(original), file=str(path), precision=b.precision)
     kept = SavedInputs(save_inputs, [each.name for each in inputs]) if save_inputs else None
     for sample in chain(first, own, draw(inputs, seed)):
         arrays = [converted(array, port, a.path) for array, port in zip(sample.arrays, a.inputs.ports, strict=True)]

@@ -60,6 +60,7 @@ def check_model(
     first = list(islice(own, 1))  # data that does not fit is told before the long work
     reference, single, rounding = in_precision(model, "float64"), in_float32(model), own_rounding(model)
     report = CheckReport([OutputCheck(name) for name in runtime.output_names], model=model.name, file=str(onnx_path))
+    report.precision = runtime.precision
     kept = SavedInputs(save_inputs, [port.name for port in input_ports(model, None)]) if save_inputs else None
     for sample in chain(first, own, seeded_samples(model, seed, shapes)):
         try:

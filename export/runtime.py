@@ -21,6 +21,8 @@ from .wording import quote, reason
 
 Array = NDArray[Any]
 
+PRECISION_KEY = "kbn.precision"  # the metadata entry of a file that `kbn export` has lowered: "float16" or "int8"
+
 _NUMPY = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
@@ -40,6 +42,9 @@ class Runtime:
         path: the file.
         content: what to run in its place, as bytes; None for the file itself.
         as_written_only: leave the optimised run out.
+
+    Attributes:
+        precision: "float16" or "int8" for a file that kbn has lowered, else "".
 
     Raises:
         UsageError: there is no such file.
@@ -61,6 +66,7 @@ class Runtime:
             ]
         metadata = self._sessions[0].get_modelmeta().custom_metadata_map
         self._axes = FROM_MODEL.get(metadata.get(LAYOUT_KEY, ""))
+        self.precision = metadata.get(PRECISION_KEY, "")
         self._inputs = self._sessions[0].get_inputs()
         self.input_names = [value.name for value in self._inputs]
         self.input_shapes = [self._as_model_has_it(value.shape) for value in self._inputs]

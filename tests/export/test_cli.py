@@ -123,9 +123,15 @@ def test_check_passes_the_right_file_and_fails_another(folder, tmp_path, run):
     done = run("check", tmp_path / "other.keras", folder / "model.onnx")
     assert done.returncode == 1
     assert done.stdout.rstrip().endswith("FAILED")
+    assert "lowered" not in done.stdout
     failed = run("check", tmp_path / "other.keras", folder / "model.onnx", "--json")
     assert failed.returncode == 1
     assert json.loads(failed.stdout)["passed"] is False
+    proto = onnx.load(folder / "model.onnx")
+    onnx.helper.set_model_props(proto, {"kbn.precision": "int8"})
+    onnx.save(proto, tmp_path / "int8.onnx")
+    done = run("check", tmp_path / "other.keras", tmp_path / "int8.onnx")
+    assert "The file was lowered to int8" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize("suffix", ["html", "json"])
