@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 
 
 def main() -> None:
     """Runs the command line."""
-    gc.set_threshold(
-        100_000
-    )  # what is imported is no garbage; to look through it again and again takes a tenth of the start
     try:
         from .cli import main as run
     except ModuleNotFoundError as missing:
