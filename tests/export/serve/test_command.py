@@ -1,6 +1,7 @@
 """`kbn serve` as a process: its start, its signals, its end, its exit codes, and what it does not import."""
 
 import contextlib
+import gc
 import json
 import signal
 import socket
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 
 from kbn.export.cli import main
+from kbn.export.commands import serve_command
 from kbn.export.commands.serve_command import read_token
 from kbn.export.errors import UsageError
-from kbn.export.serve import logs
+from kbn.export.serve import logs, server
+from kbn.export.serve.settings import Settings
 from serving import (
     TURNS,
     process,
@@ -262,3 +265,15 @@ def test_a_token_of_a_file_or_the_environment(tmp_path, monkeypatch):
     assert read_token(None) is None
     with pytest.raises(UsageError, match="cannot be read"):
         read_token(tmp_path / "none")
+
+
+def test_garbage_is_looked_for_once_the_server_is_ready(tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "serve", lambda *_, when_ready: when_ready())
+    gc.disable()
+    try:
+        serve_command._serve_here([write_rows(tmp_path / "rows.onnx")], Settings())
+        assert gc.isenabled()
+        assert gc.get_freeze_count()
+    finally:
+        gc.unfreeze()
+        gc.enable()
