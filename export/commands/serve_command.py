@@ -151,9 +151,13 @@ def _serve_here(models: list[Path], settings: Settings) -> None:
     registry.begin()
     from ..serve.server import serve
 
-    serve(
-        registry, metrics, settings, when_ready=gc.freeze
-    )  # nothing looks any more through what lives as long as the server
+    try:
+        serve(registry, metrics, settings, when_ready=gc.freeze)  # nothing looks any more through what lives as long
+    except BaseException:
+        registry.wait()
+        raise
+    if registry.is_loading:  # a signal came; a large file, or a long first run, may take minutes
+        os._exit(0)
 
 
 def _refuse_options(context: typer.Context, engine: str) -> None:

@@ -29,6 +29,7 @@ from .registry import Registry
 from .settings import Settings
 
 _TICKS_PER_SWEEP = 5  # uvicorn ticks ten times a second
+_LAST_HEARD = 0.1  # seconds that clients have to send a request who connected as the server stopped listening
 _KEEP_ALIVE = 75  # seconds; longer than the 60 s of common proxies, so that they close first
 _SIGNALS = [number for name in ("SIGTERM", "SIGINT", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
 
@@ -146,10 +147,32 @@ class Server(uvicorn.Server):
             task.cancel()
         sweeping = asyncio.ensure_future(self._sweep_for_ever())
         try:
+            for listener in sockets or []:
+                self._accept_last(listener)
+            for server in self.servers:
+                server.close()
+            await asyncio.sleep(0 if self.force_exit else _LAST_HEARD)
             await super().shutdown(sockets)
         finally:
             sweeping.cancel()
         log("stopped", "info")
+
+    def _accept_last(self, listener: socket.socket) -> None:
+        """Takes the connections that the system has accepted, which closing the listener would reset."""
+        with contextlib.suppress(OSError):  # BlockingIOError: there are no more
+            while True:
+                connection, _ = listener.accept()
+                connection.setblocking(False)
+                self._do(self._serve_accepted(connection))
+
+    async def _serve_accepted(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # of the client, or of TLS
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
+
+    def _protocol(self) -> asyncio.Protocol:
+        kind: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = kind(self.config, self.server_state, self.lifespan.state)
+        return made
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -150,6 +150,42 @@ def test_a_second_signal_ends_at_once(tmp_path):
         assert served.process.wait(30) == 0
 
 
+@contextlib.contextmanager
+def started(*arguments):
+    """The command, which nobody waits for; stderr may be read once it has ended."""
+    line = [sys.executable, "-u", "-m", "kbn.export", "serve", *map(str, arguments), "--port", "0"]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def catches(process, number):
+    """Whether it has a handler of its own for a signal."""
+    with open(f"/proc/{process.pid}/status") as status:
+        caught = next(line.split()[1] for line in status if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+def test_sigterm_before_it_listens_is_an_end_like_any_other(tmp_path):
+    with started(write_rows(tmp_path / "rows.onnx")) as served:
+        wait_until(lambda: catches(served, signal.SIGTERM))  # until then the system ends it
+        served.send_signal(signal.SIGTERM)
+        assert (served.wait(30), "Interrupted" in served.stderr.read()) == (0, False)
+
+
+def test_sigterm_while_a_model_is_loaded_does_not_wait_for_it(tmp_path):
+    endless = TURNS.replace("(int64 turns) =>", "(float x) =>").replace(
+        "yes = {1}", f"yes = {{1}}, int64 turns = {{{2**60}}}"
+    )
+    with started(write(tmp_path / "endless.onnx", endless), "--drain-pause", 0) as served:
+        assert json.loads(served.stderr.readline())["event"] == "listening"
+        served.send_signal(signal.SIGTERM)
+        assert served.wait(30) == 0
+        assert "stopped" in served.stderr.read()
+
+
 def test_sighup_loads_the_files_anew(tmp_path):
     path = write_rows(tmp_path / "rows.onnx", seed=0)
     with process(path, "--watch", 0) as served:
