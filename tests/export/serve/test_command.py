@@ -57,7 +57,7 @@ def test_it_logs_what_it_serves_and_every_request(tmp_path):
         }
         assert len(loaded["rows"]["sha256"]) == 64
         told = {line["model"]: line["reason"] for line in served.events("check")}
-        assert "never checked" in told["unchecked"]
+        assert "no record of a check" in told["unchecked"]
         assert "FAILED" in told["failed"]
         served.address.post(PATH, {**rows_request(X), "id": "a"}, X_Request_Id="mine")
         served.address.post(PATH, {})
