@@ -42,6 +42,7 @@ def serve(registry: Registry, metrics: Metrics, settings: Settings, when_ready: 
         KbnError: a model cannot be served; the message says which and why.
     """
     with listen(settings) as listener:
+        _check_tls_files(settings)
         server = Server(registry, metrics, settings, listener, when_ready)
         try:
             server.config.load()
@@ -52,6 +53,19 @@ def serve(registry: Registry, metrics: Metrics, settings: Settings, when_ready: 
         server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure
+
+
+def _check_tls_files(settings: Settings) -> None:
+    """Raises UsageError where one cannot be read, which OpenSSL's error does not name, or there is a key alone."""
+    if settings.keyfile is not None and settings.certfile is None:
+        raise UsageError("--keyfile has no meaning without --certfile, the certificate that it belongs to.")
+    for option, path in (("--certfile", settings.certfile), ("--keyfile", settings.keyfile)):
+        if path is None:
+            continue
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise UsageError(f"{option} {str(path)!r} cannot be read: {error.strerror}. Give a PEM file.") from None
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -63,7 +63,9 @@ def test_it_shows_the_models_and_fits_the_screen(page, server):
     assert "each request is run alone" in fixed.text_content()
     command = mean.locator(".curl")
     assert command.text_content() == f"curl -F image=@cat.png {server.url}/predict/mean"
-    assert command.evaluate("code => code.parentElement.scrollWidth <= code.parentElement.clientWidth")  # all of it is seen
+    assert command.evaluate(
+        "code => code.parentElement.scrollWidth <= code.parentElement.clientWidth"
+    )  # all of it is seen
     box = page.locator("body").bounding_box()
     assert page.locator("html").evaluate("element => element.scrollWidth") <= page.viewport_size["width"]
     assert box["width"] <= page.viewport_size["width"]
