@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,11 @@ from .settings import Settings
 
 
 class Registry:
-    """The models of one server, by name and version."""
+    """The models of one server, by name and version.
+
+    Attributes:
+        failed_before: failures of files that did not get as far as the sources, on Ray.
+    """
 
     def __init__(self, sources: Sequence[Path], settings: Settings, metrics: Metrics) -> None:
         self._sources = sources
@@ -39,6 +43,7 @@ class Registry:
         self._loading: Future[tuple[Served, Fingerprint]] | None = None
         self._complaint = ""
         self._exchanging = asyncio.Lock()
+        self.failed_before: Mapping[str, str] = {}
         self.loaded = False
 
     def __len__(self) -> int:
@@ -68,7 +73,7 @@ class Registry:
 
     def failures(self) -> dict[str, str]:
         """By NAME/VERSION why a file that was found is not, or no longer as it lies there, served."""
-        return {"/".join(place): message for place, message in self._failures.items()}
+        return {**self.failed_before, **{"/".join(place): message for place, message in self._failures.items()}}
 
     def begin(self) -> None:
         """Has a thread load the first file, for who has other things to do before `load_all`; raises as `find` does."""

@@ -114,9 +114,11 @@ def test_a_life_on_two_nodes(ray_nodes, tmp_path):
             wait_until(lambda: all(value == first(1) for value in load.found[-40:]))
             path.write_bytes(path.read_bytes()[:50])
             served.process.send_signal(signal.SIGHUP)
-            wait_until(lambda: served.events("reload"))
+            wait_until(lambda: len(served.events("published")) == 3)
             load.more()
-        assert "no ONNX model" in served.events("reload")[0]["reason"]
+        (failure,) = [line for line in served.events("reload") if line["level"] == "error"]
+        assert ("no ONNX model" in failure["reason"], failure["model"], failure["version"]) == (True, "rows", "1")
+        wait_until(lambda: address.get("/state", **BEARER)[1]["failures"] == {"rows/1": failure["reason"]})
         assert load.lost == []
         assert {float(f"{value:.3g}") for value in load.found} == {
             float(f"{(X @ weights(seed))[0, 0]:.3g}") for seed in (0, 1)
