@@ -1,4 +1,4 @@
-"""What the replicas load: files that are new or have changed go to the cluster's store, each content once; why others do not."""
+"""What the replicas load: new and changed files go to the cluster's store, each content once, and why others do not."""
 
 from __future__ import annotations
 

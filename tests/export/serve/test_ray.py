@@ -1,5 +1,6 @@
 """The server on Ray: answers of the embedded one, and a life in which files change, a replica dies, and an end comes."""
 
+import contextlib
 import json
 import os
 import signal
@@ -172,7 +173,28 @@ def test_a_cluster_of_its_own(tmp_path):
         process(tmp_path, "--engine", "ray", RAY_TMPDIR=folder) as served,
     ):
         assert served.address.post(PATH, rows_request(X))[1]["outputs"][0]["data"][0] == first(0)
-        served.process.send_signal(signal.SIGINT)
+        kept = infer().replace(b"Connection: close\r\n", b"")
+        found = []
+
+        def ask():
+            """On connections that are kept, until nobody listens any more."""
+            with contextlib.suppress(ConnectionRefusedError):
+                while True:
+                    with served.address.connect() as connection, contextlib.suppress(BrokenPipeError):
+                        while not found or found[-1] == 200:
+                            connection.sendall(kept)
+                            status, headers, _ = read_answer(connection)
+                            found.append(status)
+                            if headers.get("connection") == "close":
+                                break
+
+        client = threading.Thread(target=ask)
+        client.start()
+        wait_until(lambda: len(found) > 20)
+        served.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: served.events("draining"))
+        client.join(120)
+        assert set(found) == {200}  # and no 404 of a proxy whose route has gone
         assert served.process.wait(120) == 0
 
 
