@@ -1,7 +1,7 @@
 """The running server: a socket, the models loaded behind it, signals, and an end that loses nothing.
 
 SIGTERM ──> not ready, connections closed behind their answers ──pause──> no new connections ──> last answers ──> exit 0
-SIGINT      the same without the pause; a second signal ends at once
+SIGINT      the same without the pause, as SIGTERM before the models are loaded; a second signal ends at once
 SIGHUP      every file is loaded anew
 """
 
@@ -221,7 +221,8 @@ class Server(uvicorn.Server):
             for task in self.server_state.tasks:
                 task.cancel()
         else:
-            self.stop(self._settings.drain_pause if number == signal.SIGTERM else 0)
+            pauses = number == signal.SIGTERM and self.registry.loaded  # else nobody has seen it ready
+            self.stop(self._settings.drain_pause if pauses else 0)
 
     def _do(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
