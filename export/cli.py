@@ -53,7 +53,7 @@ class _Interrupted(BaseException):
 def main() -> None:
     """Runs the command line and exits with its code; an error becomes one paragraph, never a traceback."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+        signal.signal(number, _end if number == signal.SIGTERM and "serve" in sys.argv[1:2] else _interrupt)
     try:
         app()
     except KbnError as error:
@@ -84,6 +84,11 @@ def main() -> None:
 
 def _interrupt(_signal: int, _frame: Any) -> None:
     raise _Interrupted
+
+
+def _end(_signal: int, _frame: Any) -> None:
+    """What SIGTERM does to a server that has not begun to listen, or has ended: nothing is unfinished, and nobody waits."""
+    os._exit(0)
 
 
 def _print_version(wanted: bool) -> None:

@@ -157,7 +157,13 @@ def _serve_here(models: list[Path], settings: Settings) -> None:
         gc.freeze()  # but not among what lives as long as the server
         gc.enable()
 
-    serve(registry, metrics, settings, when_ready=look_for_garbage)
+    try:
+        serve(registry, metrics, settings, when_ready=look_for_garbage)
+    except BaseException:
+        registry.wait()
+        raise
+    if registry.is_loading:  # a signal came; a large file, or a long first run, may take minutes
+        os._exit(0)
 
 
 def _refuse_options(context: typer.Context, engine: str) -> None:

@@ -26,11 +26,11 @@ function fill(body, rows) {
 }
 
 const path = (model) => `${encodeURIComponent(model.name)}/versions/${encodeURIComponent(model.version)}`;
+const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
 function article(model) {
   const found = byId("model").content.cloneNode(true).firstElementChild;
   const part = (selector) => found.querySelector(selector);
-  part("h2").textContent = model.version === "1" ? model.name : `${model.name}, version ${model.version}`;
   fill(part(".ports tbody"), [["in", model.inputs], ["out", model.outputs]].flatMap(([way, ports]) =>
     ports.map((port) => [[way], [port.name], [port.datatype], [sizes(port.shape)]])));
   const images = model.inputs.filter(takesImages);
@@ -48,8 +48,6 @@ function article(model) {
     return label;
   }));
   part(".range").hidden = !images.length;
-  const field = model.inputs.length === 1 && images.length ? "image=@cat.png" : model.inputs.map((port) => `${port.name}=@${port.name}.npy`).join(" -F ");
-  part(".curl").textContent = `curl -F ${field} ${location.origin}/predict/${path(model)}`;
   part(".try").addEventListener("submit", (event) => {
     event.preventDefault();
     const range = images.length ? `?range=${part(".range select").value}` : "";
@@ -98,10 +96,21 @@ async function run(found, url, request) {
   buttons.forEach((button) => { button.disabled = false; });
 }
 
+// `versions` are those of the same name, the highest last.
+function title(found, model, versions) {
+  const part = (selector) => found.querySelector(selector);
+  const alone = versions.length === 1;
+  part("h2").textContent = alone && model.version === "1" ? model.name : `${model.name}, version ${model.version}`;
+  part(".unnamed").hidden = alone || model.version !== versions.at(-1);
+  const image = model.inputs.length === 1 && takesImages(model.inputs[0]);
+  const field = image ? "image=@cat.png" : model.inputs.map((port) => `${port.name}=@${port.name}.npy`).join(" -F ");
+  part(".curl").textContent = `curl -F ${field} ${location.origin}/predict/${alone ? encodeURIComponent(model.name) : path(model)}`;
+}
+
 function update(found, model) {
   const part = (selector) => found.querySelector(selector);
   const tone = { passed: "good", failed: "bad" }[model.check.verdict] || "warn";
-  const word = { passed: "checked", failed: "CHECK FAILED", never: "never checked", unreadable: "check unreadable" };
+  const word = { passed: "checked", failed: "CHECK FAILED", never: "no check recorded", unreadable: "check unreadable" };
   part(".verdict").className = `verdict ${tone}`;
   part(".verdict").textContent = word[model.check.verdict];
   part(".sentence").className = `sentence ${tone}`;
@@ -123,7 +132,10 @@ async function refresh() {
     const state = await response.json();
     if (!response.ok) throw new Error(state.error);
     byId("server").className = state.ready ? "good" : "warn";
-    byId("server").textContent = `${state.ready ? "ready" : "not ready"}, ${state.models.length} ${state.models.length === 1 ? "model" : "models"}, kbn ${state.version}`;
+    const versions = new Map();
+    for (const model of state.models) versions.set(model.name, [...(versions.get(model.name) || []), model.version]);
+    const several = versions.size === state.models.length ? "" : `, ${counted(state.models.length, "version")}`;
+    byId("server").textContent = `${state.ready ? "ready" : "not ready"}, ${counted(versions.size, "model")}${several}, kbn ${state.version}`;
     const failures = Object.entries(state.failures).map(([name, why]) => `${name} could not be loaded: ${why}`);
     byId("failures").hidden = !failures.length;
     byId("failures").textContent = failures.join(" ");
@@ -135,6 +147,7 @@ async function refresh() {
         shown.set(key, article(model));
         byId("models").append(shown.get(key));
       }
+      title(shown.get(key), model, versions.get(model.name));
       update(shown.get(key), model);
     }
     for (const [key, found] of shown) {

@@ -120,7 +120,8 @@ def _feeds(entries: list[Any], ports: Sequence[Port], tail: memoryview) -> dict[
         name = entry.get("name")
         port = by_name.get(name) if isinstance(name, str) else None
         if port is None:
-            raise RefusedError(400, f"There is no input {_shown(name)}; the model has {', '.join(map(repr, by_name))}.")
+            what = "An input has no name" if name is None else f"There is no input {_shown(name)}"
+            raise RefusedError(400, f"{what}; the model has {', '.join(map(repr, by_name))}.")
         if port.name in feeds:
             raise RefusedError(400, f"Input {port.name!r} is there twice.")
         shape, count = _shape(entry, port)
@@ -146,6 +147,8 @@ def _feeds(entries: list[Any], ports: Sequence[Port], tail: memoryview) -> dict[
 def _shape(entry: Mapping[str, Any], port: Port) -> tuple[list[int], int]:
     if entry.get("datatype") != port.datatype:
         word = entry.get("datatype")
+        if word is None:
+            raise RefusedError(400, f"Input {port.name!r} has no datatype; it is {port.datatype}.")
         known = isinstance(word, str) and word in NUMPY
         raise RefusedError(400, f"Input {port.name!r} is {port.datatype}, not {word if known else _shown(word)}.")
     shape = _list(entry, "shape")
@@ -164,7 +167,8 @@ def _wanted(document: Mapping[str, Any], ports: Sequence[Port], binary: bool) ->
         entry = _object(entry, "An output")
         name = entry.get("name")
         if not isinstance(name, str) or name not in names:
-            raise RefusedError(400, f"There is no output {_shown(name)}; the model has {', '.join(map(repr, names))}.")
+            what = "An output has no name" if name is None else f"There is no output {_shown(name)}"
+            raise RefusedError(400, f"{what}; the model has {', '.join(map(repr, names))}.")
         if name in wanted:
             raise RefusedError(400, f"Output {name!r} is there twice.")
         parameters = _parameters(entry, f"Output {name!r}")

@@ -2,7 +2,7 @@
 
 files ──look into──> Store (an actor) ──> Replica, Replica, ... <── HAProxy or Ray's Python proxy <── clients
 
-SIGTERM ──> not ready ──pause──> the application is deleted: what was taken is answered ──> exit 0
+SIGTERM ──> not ready ──pause──> an own HAProxy stops listening ──> the application is deleted: what was taken is answered
 SIGINT      the same without the pause; a second signal waits for nothing
 SIGHUP      the files are looked at now; each replica loads what changed beside the old, and then exchanges the two
 """
@@ -35,10 +35,11 @@ def serve(sources: Sequence[Path], settings: Settings, options: RaySettings, log
     _check(settings, options)
     collector = Collector(sources, settings.threads)
     collector.collect()  # what is wrong with a file is told before a cluster is started
-    with environment(own=options.address is None), Signals() as signals, contextlib.suppress(Ended):
+    with environment(options.address is None, settings.drain_timeout), Signals() as signals, contextlib.suppress(Ended):
         try:  # here, as Ray reads its environment when it is imported
             from .ray_application import Application
             from .ray_cluster import cluster, until_routed
+            from .ray_haproxy import stop_listening
             from .ray_publishing import Publisher
         except ModuleNotFoundError as missing:  # Ray alone is there, without what its Serve needs
             raise UsageError(
@@ -60,6 +61,8 @@ def serve(sources: Sequence[Path], settings: Settings, options: RaySettings, log
             log("draining", "info", pause=pause)
             application.drain()
             time.sleep(pause)
+            if options.address is None:
+                stop_listening()
     log("stopped", "info")
 
 

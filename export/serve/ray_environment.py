@@ -15,11 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
+ADMIN_SOCKET = "RAY_SERVE_HAPROXY_SOCKET_PATH"
 
 
 @contextlib.contextmanager
-def environment(own: bool) -> Iterator[None]:
-    """Sets them before Ray is imported; `own` for a cluster that is started here."""
+def environment(own: bool, drain_timeout: float) -> Iterator[None]:
+    """Sets them before Ray is imported; `own` for a cluster that is started here, in which requests have so many seconds at
+    the end.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not own:
         yield
@@ -35,7 +38,7 @@ def environment(own: bool) -> Iterator[None]:
             ),
             # By default all that run on one machine share these.
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(Path(folder, "haproxy.cfg")),
-            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(Path(folder, "admin.sock")),
+            ADMIN_SOCKET: str(Path(folder, "admin.sock")),
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(Path(folder, "server-state")),
             "RAY_SERVE_HAPROXY_STATS_PORT": ports[0],
@@ -44,6 +47,9 @@ def environment(own: bool) -> Iterator[None]:
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
             # A proxy that is slower to start, as on a busy machine, is killed; that takes 5 seconds by default.
             "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+            # A proxy that fails three looks in a row is exchanged, and what it has in flight is lost. At the end HAProxy fails
+            # them, as it listens no longer (`ray_haproxy`); it ends itself after 120 seconds at the latest.
+            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": str(min(max(10.0, drain_timeout / 2 + 2), 60.0)),
             # What a replica was asked that died may be asked of another: inference changes nothing.
             "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         }

@@ -8,7 +8,9 @@ A package is one version of one model: the ONNX file and the weights beside it, 
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BrokenModelError, UsageError
+from ..errors import BrokenModelError, KbnError, UsageError
 from ..wording import quote
 from .model import load
 from .repository import MODEL_FILE, Fingerprint, Place, find, fingerprint
+
+_FOLDER = "kbn-replica-"  # and the number of the process, and what no other has
 
 
 @dataclass(frozen=True)
@@ -39,31 +43,51 @@ class Package:
 
 
 class Collector:
-    """The files of some sources, each looked into and loaded once before it is sent anywhere."""
+    """The files of some sources, each looked into and loaded once before it is sent anywhere.
+
+    Attributes:
+        failures: why a file is not collected as it lies there, by its name and version.
+    """
 
     def __init__(self, sources: Sequence[Path], threads: int) -> None:
         self._sources = sources
         self._threads = threads
         self._packages: dict[Place, Package] = {}
         self._marks: dict[Place, Fingerprint] = {}
+        self.failures: dict[Place, str] = {}
 
-    def collect(self) -> list[Package]:
+    def collect(self, strict: bool = True, retry: bool = False) -> list[Package]:
         """All files; those that changed since the last time are looked into again. What raises changes nothing.
+
+        Args:
+            strict: raise what the first file that fails raises; else what was collected of it before stands.
+            retry: look again into what failed and has not changed since.
 
         Raises:
             KbnError: as `repository.find` and `model.load` raise them.
         """
-        packages, marks = {}, {}
+        packages: dict[Place, Package] = {}
+        marks: dict[Place, Fingerprint] = {}
+        failures: dict[Place, str] = {}
         for place, path in find(self._sources).items():
-            package = self._packages.get(place)
+            package, failure = self._packages.get(place), self.failures.get(place)
             mark = fingerprint(path, _beside(package))
-            if package is None or mark != self._marks[place]:
-                package = _look_into(place, path, self._threads)
+            if mark != self._marks.get(place) or (retry and failure is not None):
+                try:
+                    package, failure = _look_into(place, path, self._threads), None
+                except KbnError as error:
+                    if strict:
+                        raise
+                    failure = str(error)
                 before, mark = mark, fingerprint(path, _beside(package))
                 if mark[:1] != before[:1]:  # exchanged meanwhile: the next look is to see a change
                     mark = before
-            packages[place], marks[place] = package, mark
-        self._packages, self._marks = packages, marks
+            marks[place] = mark
+            if package is not None:
+                packages[place] = package
+            if failure is not None:
+                failures[place] = failure
+        self._packages, self._marks, self.failures = packages, marks, failures
         return list(packages.values())
 
     def look(self) -> dict[Place, Fingerprint]:
@@ -87,6 +111,25 @@ def read(package: Package, name: str) -> NDArray[Any]:
     if _sha256(content) != package.sha256[name]:
         raise BrokenModelError(f"{path} was changed while it was being read. Serve it once it is whole.")
     return content
+
+
+def replica_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder for what this process unpacks; those of processes that were killed, which removed nothing, are removed."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*-*"):
+        number = left.name.removeprefix(_FOLDER).partition("-")[0]
+        if number.isdigit() and not _is_alive(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=f"{_FOLDER}{os.getpid()}-")
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def unpack(packages: Iterable[Package], folder: Path) -> None:

@@ -1,8 +1,8 @@
-"""What the replicas load: files that are new or have changed go to the cluster's store, each content once."""
+"""What the replicas load: new and changed files go to the cluster's store, each content once, and why others do not."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,29 +27,36 @@ class Publisher:
         self._published: dict[Place, Fingerprint] = {}
         self._complaint = ""
 
-    def publish(self) -> None:
-        """Sends the files that are new, and has the replicas load them.
+    def publish(self, strict: bool = True, retry: bool = False) -> None:
+        """Sends the files that are new, and has the replicas load them; the arguments are those of `Collector.collect`.
 
         Raises:
             KbnError: as `Collector.collect` and `read` raise them; nothing is published then.
         """
-        packages = self._collector.collect()
-        self._send(packages)
+        before = {} if retry else self._collector.failures
+        packages = self._collector.collect(strict, retry)
+        failures = self._collector.failures
+        for (name, version), why in failures.items() - before.items():
+            log("reload", "error", model=name, version=version, reason=why)
+        self._send(packages, {"/".join(place): why for place, why in failures.items()})
         self._published = self._collector.collected()
         log("published", "info", models=len(packages))
 
     def refresh(self, force: bool) -> None:
-        """Publishes the files if they have changed; what cannot be served leaves what is.
+        """Publishes the files if they have changed; one that cannot be served leaves what is, and is told.
 
         A file counts as changed once two looks in a row see it the same, or at once with `force`.
         """
+        if force:
+            log("reload", "info", reason="SIGHUP")
         try:
             found = self._collector.look()
             settled = force or found == self._seen
             self._seen = found
-            if settled and (force or found != self._failed) and found != self._published:
+            changed = found != self._published or (force and self._collector.failures)
+            if settled and (force or found != self._failed) and changed:
                 self._failed = found  # what fails is not tried again before it changes
-                self.publish()
+                self.publish(strict=False, retry=force)
                 self._failed = {}
             self._complaint = ""
         except KbnError as error:
@@ -58,7 +65,7 @@ class Publisher:
             self._failed = {}  # which may pass: it is tried again
             self._complain(reason(error), force)
 
-    def _send(self, packages: Sequence[Package]) -> None:
+    def _send(self, packages: Sequence[Package], failures: Mapping[str, str]) -> None:
         references, sent = {}, []
         for package in packages:
             for name, sha256 in package.sha256.items():
@@ -66,7 +73,7 @@ class Publisher:
                     known = self._references.get(sha256)
                     (references[sha256],) = [known] if known else ray.get(self._store.keep.remote(read(package, name)))
             sent.append(replace(package, contents={name: references[key] for name, key in package.sha256.items()}))
-        ray.get(self._store.publish.remote(sent))
+        ray.get(self._store.publish.remote(sent, failures))
         self._references = references
 
     def _complain(self, why: str, force: bool) -> None:

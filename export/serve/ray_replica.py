@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from starlette.types import ASGIApp
 from . import logs
 from .app import build
 from .metrics import Metrics
-from .ray_files import Package, unpack
+from .ray_files import Package, replica_folder, unpack
 from .registry import Registry
 from .settings import Settings
 
@@ -43,10 +42,11 @@ class Replica:
     async def __init__(self, store: Any, settings: Settings, log_level: str) -> None:  # type: ignore[misc]  # as Ray takes it
         logs.set_up(log_level)
         self._store = store
-        self._folder = tempfile.TemporaryDirectory(prefix="kbn-replica-")
+        self._folder = replica_folder()
         self._state = await store.newer.remote(0)
         metrics = Metrics()
         self._registry = Registry([Path(self._folder.name)], settings, metrics)
+        self._registry.failed_before = self._state.failures
         await self._unpack(self._state.packages)
         await self._registry.load_all()
         _Hosted.app = build(self._registry, metrics, settings, lambda: self._state.draining)
@@ -61,6 +61,7 @@ class Replica:
         while True:
             try:
                 new = await self._store.newer.remote(self._state.number)
+                self._registry.failed_before = new.failures
                 if new.packages != self._state.packages:
                     await self._unpack(new.packages)
                     for _ in range(2):  # a file counts as changed once two looks in a row see it the same

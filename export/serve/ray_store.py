@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -31,11 +31,13 @@ class State:
     Attributes:
         number: counts what was published.
         packages: the models to serve; their contents are references to the object store.
+        failures: by NAME/VERSION why a file is not served as it lies where the command runs.
         draining: whether the server is about to stop.
     """
 
     number: int
     packages: Sequence[Package]
+    failures: Mapping[str, str] = field(default_factory=dict)
     draining: bool = False
 
 
@@ -61,8 +63,8 @@ class Store:
         """A reference to these bytes, in a list, as Ray would otherwise send what it refers to."""
         return [ray.put(content)]
 
-    async def publish(self, packages: Sequence[Package]) -> None:
-        await self._set(replace(self._state, packages=packages))
+    async def publish(self, packages: Sequence[Package], failures: Mapping[str, str]) -> None:
+        await self._set(replace(self._state, packages=packages, failures=failures))
 
     async def drain(self) -> None:
         await self._set(replace(self._state, draining=True))

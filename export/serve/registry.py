@@ -7,8 +7,9 @@ next. Requests that have come to the old one are answered by it. A file that can
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,11 @@ from .settings import Settings
 
 
 class Registry:
-    """The models of one server, by name and version."""
+    """The models of one server, by name and version.
+
+    Attributes:
+        failed_before: failures of files that did not get as far as the sources, on Ray.
+    """
 
     def __init__(self, sources: Sequence[Path], settings: Settings, metrics: Metrics) -> None:
         self._sources = sources
@@ -35,8 +40,10 @@ class Registry:
         self._seen: dict[Place, Fingerprint] = {}
         self._failures: dict[Place, str] = {}
         self._begun: dict[Place, Future[tuple[Served, Fingerprint]]] = {}
+        self._loading: Future[tuple[Served, Fingerprint]] | None = None
         self._complaint = ""
         self._exchanging = asyncio.Lock()
+        self.failed_before: Mapping[str, str] = {}
         self.loaded = False
 
     def __len__(self) -> int:
@@ -66,24 +73,29 @@ class Registry:
 
     def failures(self) -> dict[str, str]:
         """By NAME/VERSION why a file that was found is not, or no longer as it lies there, served."""
-        return {"/".join(place): message for place, message in self._failures.items()}
+        return {**self.failed_before, **{"/".join(place): message for place, message in self._failures.items()}}
 
     def begin(self) -> None:
         """Has a thread load the first file, for who has other things to do before `load_all`; raises as `find` does."""
         place, path = next(iter(find(self._sources).items()))
-        with_one = ThreadPoolExecutor(1)
-        self._begun[place] = with_one.submit(self._load, place, path)
-        with_one.shutdown(wait=False)
+        self._begun[place] = self._start_loading(place, path)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a thread loads a file."""
+        return self._loading is not None and not self._loading.done()
+
+    def wait(self) -> None:
+        """Returns once no thread loads a file: the interpreter must not end beside one."""
+        if self._loading is not None:
+            wait([self._loading])
 
     async def load_all(self) -> None:
         """Loads every file, one after another; raises what the first that fails raises."""
         async with self._exchanging:
             for place, path in find(self._sources).items():
-                if place in self._begun:
-                    loaded = await asyncio.wrap_future(self._begun.pop(place))
-                else:
-                    loaded = await asyncio.to_thread(self._load, place, path)
-                self._put(place, *loaded)
+                begun = self._begun.pop(place, None) or self._start_loading(place, path)
+                self._put(place, *await asyncio.wrap_future(begun))
             self.loaded = True
 
     async def refresh(self, force: bool = False) -> None:
@@ -114,7 +126,7 @@ class Registry:
     async def _exchange(self, place: Place, path: Path, mark: Fingerprint) -> None:
         self._loaded[place] = mark  # a file that fails is not tried again before it changes
         try:
-            served, mark = await asyncio.to_thread(self._load, place, path)
+            served, mark = await asyncio.wrap_future(self._start_loading(place, path))
         except KbnError as error:
             self._failures[place] = str(error)
             self._metrics.reloads.labels(place[0], "failed").inc()
@@ -126,6 +138,21 @@ class Registry:
     def _weights(self, place: Place) -> Iterable[str]:
         served = self._served.get(place)
         return served.model.file.weights_sha256 if served else ()
+
+    def _start_loading(self, place: Place, path: Path) -> Future[tuple[Served, Fingerprint]]:
+        """In a daemon thread, for which the event loop does not wait when it ends, as it does for those of a pool."""
+        future: Future[tuple[Served, Fingerprint]] = Future()
+        future.set_running_or_notify_cancel()  # who asked may be cancelled, the thread goes on
+
+        def load() -> None:
+            try:
+                future.set_result(self._load(place, path))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._loading = future
+        threading.Thread(target=load, name="load", daemon=True).start()
+        return future
 
     def _load(self, place: Place, path: Path) -> tuple[Served, Fingerprint]:
         """In a thread: the model, and what its files were when they were read."""

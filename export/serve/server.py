@@ -1,7 +1,7 @@
 """The running server: a socket, the models loaded behind it, signals, and an end that loses nothing.
 
 SIGTERM ──> not ready, connections closed behind their answers ──pause──> no new connections ──> last answers ──> exit 0
-SIGINT      the same without the pause; a second signal ends at once
+SIGINT      the same without the pause, as SIGTERM before the models are loaded; a second signal ends at once
 SIGHUP      every file is loaded anew
 """
 
@@ -29,6 +29,7 @@ from .registry import Registry
 from .settings import Settings
 
 _TICKS_PER_SWEEP = 5  # uvicorn ticks ten times a second
+_LAST_HEARD = 0.1  # seconds that clients have to send a request who connected as the server stopped listening
 _KEEP_ALIVE = 75  # seconds; longer than the 60 s of common proxies, so that they close first
 _SIGNALS = [number for name in ("SIGTERM", "SIGINT", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
 
@@ -41,6 +42,7 @@ def serve(registry: Registry, metrics: Metrics, settings: Settings, when_ready: 
         KbnError: a model cannot be served; the message says which and why.
     """
     with listen(settings) as listener:
+        _check_tls_files(settings)
         server = Server(registry, metrics, settings, listener, when_ready)
         try:
             server.config.load()
@@ -51,6 +53,19 @@ def serve(registry: Registry, metrics: Metrics, settings: Settings, when_ready: 
         server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure
+
+
+def _check_tls_files(settings: Settings) -> None:
+    """Raises UsageError where one cannot be read, which OpenSSL's error does not name, or there is a key alone."""
+    if settings.keyfile is not None and settings.certfile is None:
+        raise UsageError("--keyfile has no meaning without --certfile, the certificate that it belongs to.")
+    for option, path in (("--certfile", settings.certfile), ("--keyfile", settings.keyfile)):
+        if path is None:
+            continue
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise UsageError(f"{option} {str(path)!r} cannot be read: {error.strerror}. Give a PEM file.") from None
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -146,10 +161,32 @@ class Server(uvicorn.Server):
             task.cancel()
         sweeping = asyncio.ensure_future(self._sweep_for_ever())
         try:
+            for listener in sockets or []:
+                self._accept_last(listener)
+            for server in self.servers:
+                server.close()
+            await asyncio.sleep(0 if self.force_exit else _LAST_HEARD)
             await super().shutdown(sockets)
         finally:
             sweeping.cancel()
         log("stopped", "info")
+
+    def _accept_last(self, listener: socket.socket) -> None:
+        """Takes the connections that the system has accepted, which closing the listener would reset."""
+        with contextlib.suppress(OSError):  # BlockingIOError: there are no more
+            while True:
+                connection, _ = listener.accept()
+                connection.setblocking(False)
+                self._do(self._serve_accepted(connection))
+
+    async def _serve_accepted(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # of the client, or of TLS
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
+
+    def _protocol(self) -> asyncio.Protocol:
+        kind: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = kind(self.config, self.server_state, self.lifespan.state)
+        return made
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -184,7 +221,8 @@ class Server(uvicorn.Server):
             for task in self.server_state.tasks:
                 task.cancel()
         else:
-            self.stop(self._settings.drain_pause if number == signal.SIGTERM else 0)
+            pauses = number == signal.SIGTERM and self.registry.loaded  # else nobody has seen it ready
+            self.stop(self._settings.drain_pause if pauses else 0)
 
     def _do(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

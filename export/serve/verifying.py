@@ -55,8 +55,8 @@ class ExportCheck:
         return {
             "passed": "The check at export passed.",
             "failed": "The check at export FAILED: the file does not compute what its model computes.",
-            "never": "The file was never checked by kbn: kbn check MODEL FILE.onnx proves it.",
-            "unreadable": f"The entry {CHECK_KEY} cannot be read: kbn check MODEL FILE.onnx proves the file anew.",
+            "never": "The file has no record of a check by kbn; kbn export alone writes one.",
+            "unreadable": f"The record of the check, {CHECK_KEY}, cannot be read; kbn export writes it anew.",
         }[self.verdict]
 
 

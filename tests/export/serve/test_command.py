@@ -60,7 +60,7 @@ def test_it_logs_what_it_serves_and_every_request(tmp_path):
         }
         assert len(loaded["rows"]["sha256"]) == 64
         told = {line["model"]: line["reason"] for line in served.events("check")}
-        assert "never checked" in told["unchecked"]
+        assert "no record of a check" in told["unchecked"]
         assert "FAILED" in told["failed"]
         served.address.post(PATH, {**rows_request(X), "id": "a"}, X_Request_Id="mine")
         served.address.post(PATH, {})
@@ -153,6 +153,42 @@ def test_a_second_signal_ends_at_once(tmp_path):
         assert served.process.wait(30) == 0
 
 
+@contextlib.contextmanager
+def started(*arguments):
+    """The command, which nobody waits for; stderr may be read once it has ended."""
+    line = [sys.executable, "-u", "-m", "kbn.export", "serve", *map(str, arguments), "--port", "0"]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def catches(process, number):
+    """Whether it has a handler of its own for a signal."""
+    with open(f"/proc/{process.pid}/status") as status:
+        caught = next(line.split()[1] for line in status if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+def test_sigterm_before_it_listens_is_an_end_like_any_other(tmp_path):
+    with started(write_rows(tmp_path / "rows.onnx")) as served:
+        wait_until(lambda: catches(served, signal.SIGTERM))  # until then the system ends it
+        served.send_signal(signal.SIGTERM)
+        assert (served.wait(30), "Interrupted" in served.stderr.read()) == (0, False)
+
+
+def test_sigterm_while_a_model_is_loaded_does_not_wait_for_it(tmp_path):
+    endless = TURNS.replace("(int64 turns) =>", "(float x) =>").replace(
+        "yes = {1}", f"yes = {{1}}, int64 turns = {{{2**60}}}"
+    )
+    with started(write(tmp_path / "endless.onnx", endless), "--drain-pause", 60) as served:
+        assert json.loads(served.stderr.readline())["event"] == "listening"
+        served.send_signal(signal.SIGTERM)
+        assert served.wait(30) == 0
+        assert "stopped" in served.stderr.read()
+
+
 def test_sighup_loads_the_files_anew(tmp_path):
     path = write_rows(tmp_path / "rows.onnx", seed=0)
     with process(path, "--watch", 0) as served:
@@ -213,7 +249,10 @@ def test_exit_codes(tmp_path, run):
             ([tmp_path / "empty"], 2, "There is no model"),
             ([good, "--port", port], 2, "cannot be listened on"),
             ([good, "--host", "no such host"], 2, "cannot be listened on"),
-            ([good, "--port", 0, "--certfile", tmp_path / "none.pem"], 2, "TLS cannot be set up"),
+            ([good, "--port", 0, "--certfile", tmp_path / "none.pem"], 2, "none.pem' cannot be read"),
+            ([good, "--port", 0, "--certfile", good, "--keyfile", tmp_path / "key"], 2, "key' cannot be read: No such"),
+            ([good, "--port", 0, "--certfile", good], 2, "TLS cannot be set up"),
+            ([good, "--port", 0, "--keyfile", good], 2, "without --certfile"),
             ([good, "--log-level", "loud"], 2, "log level"),
             ([good, "--max-batch", 0], 2, "--max-batch"),
             ([tmp_path / "broken.onnx", "--port", 0], 4, "no ONNX model"),

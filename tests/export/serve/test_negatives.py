@@ -140,6 +140,18 @@ def test_bytes_that_do_not_fit_are_refused(server, packed, size, header, entries
     assert set(answer) == {"error"}
 
 
+@pytest.mark.parametrize("entry", ["name", "datatype"])
+def test_an_entry_that_is_missing_is_named(server, entry):
+    less = {key: value for key, value in INPUT.items() if key != entry}
+    expected = {
+        "name": "An input has no name; the model has 'x'.",
+        "datatype": "Input 'x' has no datatype; it is FP32.",
+    }
+    assert server.post(PATH, {"inputs": [less]}) == (400, {"error": expected[entry]})
+    nameless = {**GOOD, "outputs": [{}]}
+    assert server.post(PATH, nameless)[1]["error"] == "An output has no name; the model has 'y', 'total'."
+
+
 @pytest.mark.parametrize("index", [3000, -3000])
 def test_values_that_the_model_cannot_compute_are_refused(server, index):
     body = {"inputs": [{"name": "i", "datatype": "INT64", "shape": [1], "data": [index]}]}

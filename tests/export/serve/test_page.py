@@ -53,15 +53,19 @@ def png(colour):
     return {"name": "a.png", "mimeType": "image/png", "buffer": file.getvalue()}
 
 
-def test_it_shows_the_models_and_fits_the_screen(page):
+def test_it_shows_the_models_and_fits_the_screen(page, server):
     assert page.locator("#server").text_content().startswith("ready, 2 models")
     mean, fixed = model(page, "mean"), model(page, "fixed")
     assert "any x any x any x 3" in mean.text_content()
     assert mean.locator(".verdict").text_content() == "checked"
     assert mean.locator(".check tbody").text_content() == "scoresseeded1.00e-72.00e-71.00e-5"
-    assert fixed.locator(".verdict").text_content() == "never checked"
+    assert fixed.locator(".verdict").text_content() == "no check recorded"
     assert "each request is run alone" in fixed.text_content()
-    assert "/predict/mean/versions/1" in mean.locator(".curl").text_content()
+    command = mean.locator(".curl")
+    assert command.text_content() == f"curl -F image=@cat.png {server.url}/predict/mean"
+    assert command.evaluate(
+        "code => code.parentElement.scrollWidth <= code.parentElement.clientWidth"
+    )  # all of it is seen
     box = page.locator("body").bounding_box()
     assert page.locator("html").evaluate("element => element.scrollWidth") <= page.viewport_size["width"]
     assert box["width"] <= page.viewport_size["width"]
@@ -114,6 +118,22 @@ def test_models_come_and_go(page, server):
     model(page, "new").wait_for(state="detached")
     assert model(page, "new").count() == 0
     assert model(page, "mean").count() == 1
+
+
+def test_versions_are_told_apart(page, server):
+    unnamed = page.get_by_text("served where no version is named")
+    assert unnamed.locator("visible=true").count() == 0
+    path = write_rows(server.folder / "fixed/12/model.onnx")
+    newest = model(page, "fixed, version 12")
+    newest.wait_for()
+    old = model(page, "fixed, version 1")
+    assert (newest.locator(".unnamed").is_visible(), old.locator(".unnamed").is_visible()) == (True, False)
+    assert old.locator(".curl").text_content().endswith("/predict/fixed/versions/1")
+    assert "2 models, 3 versions" in page.locator("#server").text_content()
+    path.unlink()
+    newest.wait_for(state="detached")
+    assert model(page, "fixed").locator(".curl").text_content().endswith("/predict/fixed")
+    assert unnamed.locator("visible=true").count() == 0
 
 
 def test_a_token_is_asked_for(browser, tmp_path):

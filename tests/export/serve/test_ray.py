@@ -1,5 +1,6 @@
 """The server on Ray: answers of the embedded one, and a life in which files change, a replica dies, and an end comes."""
 
+import contextlib
 import json
 import os
 import signal
@@ -114,9 +115,11 @@ def test_a_life_on_two_nodes(ray_nodes, tmp_path):
             wait_until(lambda: all(value == first(1) for value in load.found[-40:]))
             path.write_bytes(path.read_bytes()[:50])
             served.process.send_signal(signal.SIGHUP)
-            wait_until(lambda: served.events("reload"))
+            wait_until(lambda: len(served.events("published")) == 3)
             load.more()
-        assert "no ONNX model" in served.events("reload")[0]["reason"]
+        (failure,) = [line for line in served.events("reload") if line["level"] == "error"]
+        assert ("no ONNX model" in failure["reason"], failure["model"], failure["version"]) == (True, "rows", "1")
+        wait_until(lambda: address.get("/state", **BEARER)[1]["failures"] == {"rows/1": failure["reason"]})
         assert load.lost == []
         assert {float(f"{value:.3g}") for value in load.found} == {
             float(f"{(X @ weights(seed))[0, 0]:.3g}") for seed in (0, 1)
@@ -170,7 +173,28 @@ def test_a_cluster_of_its_own(tmp_path):
         process(tmp_path, "--engine", "ray", RAY_TMPDIR=folder) as served,
     ):
         assert served.address.post(PATH, rows_request(X))[1]["outputs"][0]["data"][0] == first(0)
-        served.process.send_signal(signal.SIGINT)
+        kept = infer().replace(b"Connection: close\r\n", b"")
+        found = []
+
+        def ask():
+            """On connections that are kept, until nobody listens any more."""
+            with contextlib.suppress(ConnectionRefusedError):
+                while True:
+                    with served.address.connect() as connection, contextlib.suppress(BrokenPipeError):
+                        while not found or found[-1] == 200:
+                            connection.sendall(kept)
+                            status, headers, _ = read_answer(connection)
+                            found.append(status)
+                            if headers.get("connection") == "close":
+                                break
+
+        client = threading.Thread(target=ask)
+        client.start()
+        wait_until(lambda: len(found) > 20)
+        served.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: served.events("draining"))
+        client.join(120)
+        assert set(found) == {200}  # and no 404 of a proxy whose route has gone
         assert served.process.wait(120) == 0
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from kbn.export.errors import UsageError
+from kbn.export.serve.model import load
 from kbn.export.serve.ray_files import Collector
 from kbn.export.serve.ray_settings import RaySettings
 from kbn.export.serve.ray_signals import Ended, Signals
@@ -26,12 +27,25 @@ def modules():
     return SimpleNamespace(application=ray_application, cluster=ray_cluster, publishing=ray_publishing, store=ray_store)
 
 
+class Logged(list):
+    """Events with their reasons; `facts` has all that was said of each."""
+
+    def __init__(self):
+        super().__init__()
+        self.facts = []
+
+
 @pytest.fixture
 def logged(modules, monkeypatch):
     """What the parts log, as events and reasons."""
-    found = []
+    found = Logged()
+
+    def log(event, _level, **facts):
+        found.append((event, facts.get("reason")))
+        found.facts.append((event, facts))
+
     for module in (modules.application, modules.cluster, modules.publishing):
-        monkeypatch.setattr(module, "log", lambda event, _level, **facts: found.append((event, facts.get("reason"))))
+        monkeypatch.setattr(module, "log", log)
     return found
 
 
@@ -47,8 +61,8 @@ def test_a_change_is_published_once_it_has_settled_and_a_file_that_fails_is_not_
     path = write_rows(tmp_path / "rows.onnx", seed=0)
     collector, sent, tried = Collector([path], 1), [], []
     publisher = modules.publishing.Publisher(collector, None)
-    monkeypatch.setattr(publisher, "_send", lambda packages: sent.append(len(packages)))
-    monkeypatch.setattr(collector, "collect", lambda collect=collector.collect: (tried.append(1), collect())[1])
+    monkeypatch.setattr(publisher, "_send", lambda packages, failures: sent.append(failures))
+    monkeypatch.setattr("kbn.export.serve.ray_files.load", lambda *arguments: (tried.append(1), load(*arguments))[1])
     publisher.publish()
     for _ in range(3):
         publisher.refresh(force=False)
@@ -56,21 +70,49 @@ def test_a_change_is_published_once_it_has_settled_and_a_file_that_fails_is_not_
     path.write_bytes(b"nothing")
     for _ in range(4):
         publisher.refresh(force=False)
-    assert (len(sent), len(tried)) == (1, 2)
+    assert (len(sent), len(tried)) == (2, 2)
     publisher.refresh(force=True)
-    assert (len(sent), len(tried)) == (1, 3)
+    assert (len(sent), len(tried)) == (3, 3)
     write_rows(path, seed=1)
     publisher.refresh(force=False)
-    assert len(sent) == 1
+    assert len(sent) == 3
     publisher.refresh(force=False)
-    assert len(sent) == 2
+    assert [list(failures) for failures in sent] == [[], ["rows/1"], ["rows/1"], []]
+
+
+def test_a_file_that_fails_is_told_and_keeps_no_other_from_being_published(modules, logged, tmp_path, monkeypatch):
+    good, bad = (write_rows(tmp_path / f"{name}.onnx", seed=0) for name in ("good", "bad"))
+    publisher, sent = modules.publishing.Publisher(Collector([tmp_path], 1), None), []
+    monkeypatch.setattr(publisher, "_send", lambda *published: sent.append(published))
+    publisher.publish()
+    write_rows(good, seed=1)
+    bad.write_bytes(b"nothing")
+    (tmp_path / "new.onnx").write_bytes(b"nothing")
+    publisher.refresh(force=True)
+    (before, none), (after, failures) = sent
+    sums = [{package.place: package.sha256["model.onnx"] for package in packages} for packages in (before, after)]
+    assert (sums[0] | sums[1], sums[0]["bad", "1"]) == (sums[1], sums[1]["bad", "1"])
+    assert sums[0]["good", "1"] != sums[1]["good", "1"]
+    assert (none, set(failures)) == ({}, {"bad/1", "new/1"})
+    assert "no ONNX model" in failures["new/1"]
+    told = {(facts["model"], facts["version"], facts["reason"]) for event, facts in logged.facts if "model" in facts}
+    assert told == {(name, "1", failures[f"{name}/1"]) for name in ("bad", "new")}
+
+
+def test_sighup_is_logged_though_nothing_has_changed(modules, logged, tmp_path, monkeypatch):
+    publisher = modules.publishing.Publisher(Collector([write_rows(tmp_path / "rows.onnx")], 1), None)
+    monkeypatch.setattr(publisher, "_send", lambda *_published: None)
+    publisher.publish()
+    publisher.refresh(force=False)
+    publisher.refresh(force=True)
+    assert logged == [("published", None), ("reload", "SIGHUP")]
 
 
 def test_what_ray_fails_at_is_logged_and_tried_again(modules, logged, monkeypatch, tmp_path):
     publisher = modules.publishing.Publisher(Collector([write_rows(tmp_path / "rows.onnx")], 1), None)
     outcomes = [RuntimeError("the object store is full")] * 2
 
-    def send(_packages):
+    def send(*_published):
         if outcomes:
             raise outcomes.pop()
 

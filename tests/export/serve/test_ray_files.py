@@ -1,12 +1,17 @@
 """The files that go to a cluster: they arrive as they were looked into, and nothing else does."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 
 from kbn.export.errors import BrokenModelError
 from kbn.export.serve.model import load
-from kbn.export.serve.ray_files import Collector, read, unpack
+from kbn.export.serve.ray_files import Collector, read, replica_folder, unpack
 from serving import rows_request, serving, weights, write_rows
 
 X = np.ones((1, 4), np.float32)
@@ -80,3 +85,16 @@ def test_a_file_exchanged_while_it_is_looked_into_counts_as_changed(tmp_path, mo
     assert after.sha256 != before.sha256
     assert read(after, "model.onnx").tobytes() == path.read_bytes()
     assert collector.look() == collector.collected()
+
+
+def test_folders_of_replicas_that_were_killed_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    others = [f"kbn-replica-{os.getppid()}-a", "kbn-replica-a", "kbn-replica-x-a", f"other-{ended.pid}-a"]
+    for name in [*others, f"kbn-replica-{ended.pid}-a", f"kbn-replica-{10**30}-a"]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.onnx").touch()
+    with replica_folder() as own:
+        assert {path.name for path in tmp_path.iterdir()} == {*others, Path(own).name}
+    assert {path.name for path in tmp_path.iterdir()} == set(others)

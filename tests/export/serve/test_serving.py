@@ -275,3 +275,21 @@ def test_what_cannot_be_served_is_told(tmp_path):
     ]:
         with pytest.raises(error, match=why), serving(*sources):
             pass
+
+
+def test_who_connected_as_the_server_stopped_listening_is_answered(tmp_path, monkeypatch):
+    asked = request("GET", "/v2/health/live", None)
+    with serving(write_rows(tmp_path / "rows.onnx")) as address, contextlib.ExitStack() as stack:
+        connections = []
+
+        async def connect_and_stop(_counter):  # in the server's loop, which has no turn to accept them
+            for _ in range(5):
+                connections.append(stack.enter_context(address.connect()))
+                connections[-1].sendall(asked)
+            return True
+
+        monkeypatch.setattr(address.server, "on_tick", connect_and_stop)
+        wait_until(lambda: len(connections) == 5)
+        assert [read_answer(connection)[0] for connection in connections] == [200] * 5
+        with pytest.raises(ConnectionRefusedError):
+            address.connect()
