@@ -307,7 +307,7 @@ def test_a_token_of_a_file_or_the_environment(tmp_path, monkeypatch):
 
 
 def test_garbage_is_looked_for_once_the_server_is_ready(tmp_path, monkeypatch):
-    monkeypatch.setattr(server, "serve", lambda *_, when_ready: when_ready())
+    monkeypatch.setattr(server, "serve", lambda registry, *_, when_ready: (registry.wait(), when_ready()))
     gc.disable()
     try:
         serve_command._serve_here([write_rows(tmp_path / "rows.onnx")], Settings())
