@@ -152,8 +152,9 @@ def depth(
 
 
 def _newest(values: Floats) -> int:
-    """The newest sample of which anything is known: what has diverged is no number."""
-    return int(np.max(np.nonzero(np.isfinite(values).any(-1))[0], initial=0))
+    """The newest sample of which the most is known: what has diverged is no number."""
+    known = np.isfinite(values).sum(-1)
+    return int(np.flatnonzero(known == known.max())[-1])
 
 
 _TITLES = {

@@ -126,6 +126,11 @@ def test_a_diverged_training_is_drawn(make_record):
         record._rows[-1][name][:] = np.nan
     for kind in ("drift", "histograms", "depth", "flat"):
         record.plot(kind).savefig(io.BytesIO())
+    # Against depth stand all layers, as they were before the first diverged.
+    record._rows[-2]["channels/before/mean"][2:] = np.nan
+    (drift, _) = record.plot("depth").axes[0].lines
+    assert drift.get_label() == "drift over 30 steps"
+    assert np.isfinite(drift.get_ydata()).all()
 
 
 def test_shares_are_those_of_the_values(rng):
