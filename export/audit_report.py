@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .charts import Chart, DotChart, Row
@@ -60,6 +60,8 @@ class AuditPage(Report):
         if outputs and cells:
             columns = ("output", "change", "by one batch", "classes changed", "by one batch's")
             note = "What the statistics of the data would change, against the spread of the output (kbn.recalibrate does that)."
+            if self.audit.kept:
+                note += " Layers that do not train keep their averages in it."
             found.append(Table("Outputs", columns, outputs, frozenset(columns[1:]), note))
         if self.audit.notes or not cells:
             notes = [(note,) for note in self.audit.notes] or [(self.audit.summary(),)]
@@ -71,7 +73,10 @@ class AuditPage(Report):
         return Headline(f"Audit{of}", "PASSED" if self.passed else "FAILED", self.audit.summary())
 
     def sections(self) -> list[Table | Chart]:
+        if not self.audit.rows:
+            return []  # the headline says it
         layers, *others = self.tables()
+        layers = replace(layers, note="")  # the summary stands above
         wrong = {finding.layer for finding in self.audit.findings if finding.severity == "wrong"}
         rows = [
             Row(row.layer, (row.batch_noise, row.departure, row.allowed), failed=row.layer in wrong)

@@ -28,6 +28,7 @@ from .writing import output_file
 # How a verdict or a decision is coloured, on a terminal and in the page.
 TONES = {"folded": "good", "merged": "good", "kept": "warn", "passed": "good", "FAILED": "bad", "PASSED": "good"}
 _PROSE, _WIDEST = 110, 170  # columns
+_SENTENCE = 60  # characters
 _STYLES = {"good": "green", "warn": "yellow", "bad": "bold red", "plain": ""}
 
 
@@ -48,6 +49,11 @@ class Table:
     note: str = ""
     toned: frozenset[str] = frozenset({"verdict", "decision"})
     kind: str = field(default="table", init=False)
+
+    @property
+    def prose(self) -> bool:
+        """Whether it holds sentences and no numbers, so that on a phone its cells stand one below the other."""
+        return not self.numeric and any(len(cell) > _SENTENCE for row in self.rows for cell in row)
 
     def tone(self, column: str, cell: str) -> str:
         """How a cell is coloured: good, warn, bad or plain."""

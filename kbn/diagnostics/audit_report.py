@@ -3,13 +3,13 @@
 import json
 import math
 import textwrap
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from kbn.diagnostics.facts import Facts
 from kbn.diagnostics.findings import WRONG, Finding
 from kbn.diagnostics.outputs import OutputChange
+from kbn.diagnostics.points import listed
 
 _WIDTH = 110
 
@@ -38,6 +38,11 @@ class AuditReport:
     def passed(self) -> bool:
         """Whether nothing is wrong; something may be worth knowing."""
         return not any(finding.severity == WRONG for finding in self.findings)
+
+    @property
+    def kept(self) -> bool:
+        """Whether layers keep their averages where the outputs are compared, as in kbn.recalibrate: those that do not train."""
+        return any(row.mode not in ("trains", "the model does not call it") for row in self.rows)
 
     def summary(self) -> str:
         """The counts in words."""
@@ -97,10 +102,10 @@ class AuditReport:
             lines += [*_aligned(*self.table()), ""]
         for finding, others in self.grouped():
             lines.append(f"{finding.severity}: {finding.code} in {finding.layer}")
-            told = [finding.what, f"-> {finding.remedy}"] + ([f"So in {_listed(others)}."] if others else [])
+            told = [finding.what, f"-> {finding.remedy}"] + ([f"So in {listed(others)}."] if others else [])
             lines += [*(line for text in told for line in _wrapped(text)), ""]
-        for output in self.outputs:
-            lines += _wrapped(f"output {output.output}: {describe(output)}.", "")
+        for output in self.outputs if self.rows else ():
+            lines += _wrapped(f"output {output.output}: {describe(output, self.kept)}.", "")
         lines += [line for note in self.notes for line in _wrapped(f"Note: {note}", "")]
         return "\n".join(lines).rstrip()
 
@@ -108,25 +113,19 @@ class AuditReport:
         return str(self).replace("[", r"\[")
 
 
-def describe(output: OutputChange) -> str:
-    """What recalibration would change in an output, in words."""
+def describe(output: OutputChange, kept: bool = False) -> str:
+    """What recalibration would change in an output, in words; `kept` tells that layers keep their averages in it."""
+    but = " (layers that do not train keep their averages)" if kept else ""
     classes = "" if output.top1 is None else f", {output.top1:.1%} of the examples change their class"
+    moves = f"with the statistics of the data{but} it moves by {output.change:.1%} of its spread{classes}"
     if output.batch_change is None:
-        return f"with the statistics of the data it moves by {output.change:.1%} of its spread{classes}"
+        return moves
     noise = f"{output.batch_change:.1%}" + ("" if output.batch_top1 is None else f", {output.batch_top1:.1%}")
-    return (
-        f"with the statistics of the data it moves by {output.change:.1%} of its spread{classes}; with those of single "
-        f"batches, as in training, by {noise}"
-    )
+    return f"{moves}; with those of single batches, as in training, by {noise}"
 
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.1%}"
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _wrapped(text: str, indent: str = "  ") -> list[str]:

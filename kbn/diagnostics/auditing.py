@@ -39,16 +39,17 @@ def audit(
 
     Args:
         model: A model or layer, built; every batch normalization in it is.
-        data: Training data, or data like it, as `kbn.recalibrate` takes it. Arrays are shuffled, as batches sorted by
-            class are like none in training. No generator: there are two passes.
+        data: Training data, or data like it, as `kbn.recalibrate` takes it, all of it finite. Arrays are shuffled, as batches
+            sorted by class are like none in training. No generator: there are two passes. Of up to 3 examples nothing is
+            judged that is measured on them.
         batch_size: Examples in a batch while training. None leaves it open, takes 32 as a yardstick, and says nothing of
             batches that are too small.
         steps: Training steps that the averages have seen; None takes those of the model's optimizer, if it has one.
         seed: Of the shuffling.
 
     Raises:
-        ValueError: for a layer that is not built, data without a batch or without an end, a generator, or a layer inside a
-            compiled function.
+        ValueError: for a layer that is not built, data without a batch or without an end, a generator, NaN or infinity in the
+            data, or a layer inside a compiled function.
     """
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"Argument `model` must be a Keras model or layer. Received: model={model!r}")
@@ -82,10 +83,12 @@ def audit(
 
 def _shuffled(data: Any, batch_size: int, seed: int) -> Callable[[], Iterator[Any]]:
     """A function that starts a pass; of arrays, over shuffled batches: two at least, and as equal as can be."""
+    if any(each is None for each in keras.tree.flatten(data)):
+        raise ValueError(f"Argument `data` must be arrays of inputs, or a dataset of batches. Received: {data!r}")
     if not array_data_adapter.can_convert_arrays((data, None, None)):
         start, _ = passes(data, None, batch_size)
-        return start
-    arrays = keras.tree.map_structure(_array, data)
+        return lambda: map(_finite, start())
+    arrays = _finite(keras.tree.map_structure(_array, data))
     count = min((len(each) for each in keras.tree.flatten(arrays)), default=0)
     order = np.random.default_rng(seed).permutation(count)
     parts = max(-(-count // batch_size), min(2, count // 2), 1)
@@ -101,6 +104,27 @@ def _array(data: Any) -> Any:
     """As Keras takes it in fit(): every float is of the dtype that keras.config.floatx() says."""
     array = ops.convert_to_numpy(data)
     return array.astype(keras.config.floatx()) if array.dtype.kind == "f" else array
+
+
+def _finite(x: Any) -> Any:
+    """What it is given, inputs.
+
+    Raises:
+        ValueError: an input holds NaN or infinity.
+    """
+    inputs = keras.tree.flatten_with_path(x)
+    for path, each in inputs:
+        array = np.asarray(ops.convert_to_numpy(each))
+        if array.dtype.kind in "biuOSUT":
+            continue
+        wrong = array.size - np.count_nonzero(np.isfinite(array))
+        if wrong:
+            of = f" of input {'/'.join(map(str, path))}" if len(inputs) > 1 else ""
+            raise ValueError(
+                "Argument `data` must hold finite numbers alone: repair or leave out what is not. "
+                f"Received: {wrong:,} of {array.size:,} numbers{of} are NaN or infinite"
+            )
+    return x
 
 
 def _probe(model: Any, x: Any, before: Values) -> list[Witness]:

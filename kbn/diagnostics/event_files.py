@@ -24,6 +24,7 @@ class EventFiles:
 
     Raises:
         ImportError: TensorFlow is not installed.
+        OSError: the folder cannot be made or written to.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -35,7 +36,15 @@ class EventFiles:
                 "pip install 'kbn[tensorflow]', or leave `log_dir` out."
             ) from missing
         self._tf = tf
-        self._writer = tf.summary.create_file_writer(os.fspath(folder))
+        folder = os.fspath(folder)
+        try:
+            tf.io.gfile.makedirs(folder)
+            self._writer = tf.summary.create_file_writer(folder)
+            self._writer.flush()  # makes the file, now rather than while training
+        except tf.errors.OpError as error:
+            raise OSError(
+                f"Argument `log_dir` must be a folder that can be made and written to. Received: {folder!r}: {error.message}"
+            ) from error
 
     def write(self, record: Any) -> None:
         """The newest sample of a record: a scalar of each measure and point, a histogram of each site and point."""

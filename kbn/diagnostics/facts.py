@@ -19,7 +19,7 @@ DEAD = 2.0**-11
 _SIGMAS = 3.0
 # The batch size where the true one is not known.
 YARDSTICK = 32
-# Of up to so many examples the errors cannot be estimated: Student's distribution has no variance.
+# Of up to so many examples the errors cannot be estimated: Student's distribution has no variance. Nothing is said of them.
 FEWEST = 3
 # With n examples that all agree, 95 % certain is that fewer than 3 in n of all inputs do not ("rule of three"): 1 in 10.
 ENOUGH_TO_AGREE = 30
@@ -30,7 +30,8 @@ class Facts:
     """One batch normalization as the audit found it.
 
     `departure`, `allowed` and `batch_noise` are changes of the layer's output against its spread: see
-    `kbn.diagnostics.sampling`. None stands for what the model and the data do not tell.
+    `kbn.diagnostics.sampling`. None stands for what the model and the data do not tell; of up to 3 examples that is all that
+    is measured.
 
     Attributes:
         layer: its name; where several of a model have one name, its path.
@@ -193,21 +194,18 @@ def _measured(
     population: Population | None, layer: Any, averages: Any, batch_size: int | None, steps: int | None, rectified: bool
 ) -> dict[str, Any]:
     names = ("departure", "allowed", "batch_noise", "elements", "dead", "below_epsilon", "silent")
-    if population is None:
-        return dict.fromkeys(names) | {"examples": 0.0}
-    epsilon, examples, size = float(layer.epsilon), population.examples, batch_size or YARDSTICK
+    examples = 0.0 if population is None else population.examples
+    if population is None or examples <= FEWEST:
+        return dict.fromkeys(names) | {"examples": examples}
+    epsilon, size = float(layer.epsilon), batch_size or YARDSTICK
     gamma, beta = (
         default if weight is None else np.asarray(ops.convert_to_numpy(weight), "float64")
         for weight, default in ((layer.gamma, 1.0), (layer.beta, 0.0))
     )
     noise = population.noise(gamma, epsilon)
-    known = examples > FEWEST
-    allowed = None
-    if known:
-        # The noise is an estimate too: Student's distribution of examples - 1 degrees is wider by this.
-        wider = math.sqrt((examples - 1) / (examples - 3))
-        share = _share_of_batch(layer.momentum, steps)
-        allowed = _SIGMAS * wider * noise * math.sqrt(1 / examples + share / size)
+    # The noise is an estimate too: Student's distribution of examples - 1 degrees is wider by this.
+    wider = math.sqrt((examples - 1) / (examples - 3))
+    share = _share_of_batch(layer.momentum, steps)
     output = np.abs(gamma) * np.sqrt(population.variance / (population.variance + epsilon))
     strongest = np.nanmax(output, initial=0.0)
     dead = ~(output > DEAD * strongest) & np.isfinite(population.mean)
@@ -218,11 +216,9 @@ def _measured(
     return {
         "examples": examples,
         "departure": population.departure(averages[0], averages[1], gamma, epsilon) if averages else None,
-        "allowed": allowed,
-        "batch_noise": noise / math.sqrt(size) if known else None,
-        "elements": float(np.nanmedian(elements)) * batch_size
-        if batch_size and known and np.isfinite(elements).any()
-        else None,
+        "allowed": _SIGMAS * wider * noise * math.sqrt(1 / examples + share / size),
+        "batch_noise": noise / math.sqrt(size),
+        "elements": float(np.nanmedian(elements)) * batch_size if batch_size and np.isfinite(elements).any() else None,
         "dead": int(dead.sum()),
         "below_epsilon": int(((population.variance < epsilon) & ~dead).sum()),
         "silent": int(silent.sum()) if rectified and examples >= ENOUGH_TO_AGREE else None,

@@ -74,7 +74,7 @@ def bare(axes: Any) -> None:
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(SOFT)
-    axes.tick_params(labelsize=8, colors=INK)
+    axes.tick_params(which="both", labelsize=8, colors=INK)
 
 
 def name_rows(axes: Any, names: Sequence[str], most: int) -> None:

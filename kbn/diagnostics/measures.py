@@ -4,8 +4,9 @@ drift        W2 of the moments since another sample, in standard deviations at t
 kl           symmetric KL since another sample, mean over the channels, in nats
 variation    W2 between two batches at the same weights, in standard deviations
 gap          root mean square of a training step's output minus that of inference, in standard deviations of the output
-flat         share of elements at which the activation is flat, from 0 to 1
-dead         share of channels at which it is flat on the whole probe
+model_gap    the same of the whole model up to the point; NaN where the output is constant, as of batches of one example
+flat         share of elements at which the activation is flat, from 0 to 1; NaN where a value is not finite
+dead         share of channels at which it is flat on the whole probe; NaN where a value is not finite
 epsilon      share of channels whose variance is epsilon or less: at least half of what they are divided by is epsilon
 effective    of how many batches the plain mean holds as much as the moving averages
 """
@@ -52,7 +53,7 @@ def gap(record: Any) -> Floats:
 
 
 def model_gap(record: Any) -> Floats:
-    """Of the whole model up to each point."""
+    """Of the whole model up to each point; NaN where the output is constant and differs from that of inference."""
     return record.values("points/gap")
 
 
@@ -131,6 +132,22 @@ def expected_flat(record: Any) -> Floats:
             mean, variance = (record.values(f"channels/{site}/{name}")[:, columns] for name in ("mean", "variance"))
             found[:, number] = expected(mean, variance, point.interval).mean(-1)
     return found
+
+
+def not_finite_since(record: Any) -> list[int | None]:
+    """Of each point, the training step of the sample since which a channel is not finite that was so at the first sample; None
+    where all still are."""  # fmt: skip
+    lost: Any = False
+    for site in SITES:
+        for name in ("mean", "variance"):
+            values = record.values(f"channels/{site}/{name}")
+            lost = lost | (np.isfinite(values[0]) & ~np.isfinite(values))
+    return [_since(record.steps, lost[:, columns].any(-1)) for columns in record.columns]
+
+
+def _since(steps: Any, lost: Any) -> int | None:
+    """The step from which on something is lost to the end; at the first sample nothing is."""
+    return int(steps[np.flatnonzero(~lost)[-1] + 1]) if lost[-1] else None
 
 
 def _pair(record: Any, site: str, since: str) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:

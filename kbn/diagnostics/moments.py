@@ -42,17 +42,18 @@ class Batches(NamedTuple):
 def wasserstein(mean1: Any, variance1: Any, mean2: Any, variance2: Any) -> Floats:
     """W2^2 of normal distributions, in the squared unit of the values; arrays of shapes that broadcast."""
     m1, v1, m2, v2 = (np.asarray(each, np.float64) for each in (mean1, variance1, mean2, variance2))
-    return np.asarray((m1 - m2) ** 2 + (np.sqrt(v1) - np.sqrt(v2)) ** 2)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray((m1 - m2) ** 2 + (np.sqrt(v1) - np.sqrt(v2)) ** 2)
 
 
 def symmetric_kl(mean1: Any, variance1: Any, mean2: Any, variance2: Any, floor: Any = 0.0) -> Floats:
     """J of normal distributions, in nats; arrays of shapes that broadcast. `floor` is added to both variances."""
     m1, v1, m2, v2 = (np.asarray(each, np.float64) for each in (mean1, variance1, mean2, variance2))
     v1, v2 = v1 + floor, v2 + floor
-    square = (m1 - m2) ** 2
-    # (v1 / v2 + v2 / v1) / 2 - 1 would cancel where the variances are close.
-    above, below = (v1 - v2) ** 2 + square * (v1 + v2), 2 * v1 * v2
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        square = (m1 - m2) ** 2
+        # (v1 / v2 + v2 / v1) / 2 - 1 would cancel where the variances are close.
+        above, below = (v1 - v2) ** 2 + square * (v1 + v2), 2 * v1 * v2
         return np.where(above == 0, 0.0, above / below)
 
 
@@ -98,6 +99,6 @@ def of_layer(squares: Any, variances: Any) -> Floats:
         squares: W2^2 per channel, (..., channels).
         variances: the variances to measure by, of the same shape.
     """  # fmt: skip
-    top, scale = np.sum(squares, -1), np.sum(variances, -1)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        top, scale = np.sum(squares, -1), np.sum(variances, -1)
         return np.sqrt(np.where(top == 0, 0.0, top / scale))

@@ -1,5 +1,6 @@
 """The callback: when `fit` calls it, it takes a sample of the probe where one is due."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -7,12 +8,15 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from keras.src.backend import compute_output_spec
+from keras.src.trainers.data_adapters import array_data_adapter
 
 from kbn import arguments
 from kbn.batch_normalization import BatchNormalization
 from kbn.diagnostics.averages_seen import AveragesSeen
 from kbn.diagnostics.event_files import EventFiles
 from kbn.diagnostics.pacing import Pacing
+from kbn.diagnostics.points import Point, listed
 from kbn.diagnostics.probing import Probe
 from kbn.diagnostics.record import ShiftRecord, checked_path
 from kbn.diagnostics.showing import Showing
@@ -41,9 +45,11 @@ class ShiftMonitor(keras.callbacks.Callback, Showing):
     normalization as it is, or its sum with other tensors. One that a subclassed model calls as a function is not seen.
 
     Args:
-        probe: An array of inputs, (examples, ...); of a model with several inputs a list or dictionary of arrays, as `fit`
-            takes them. It is cut into batches, and what is left over is not used.
-        batch_size: Examples in a batch; best as in `fit`, since batches vary the more the smaller they are.
+        probe: An array of inputs, (examples, ...), all finite; of a model with several inputs a list or dictionary of arrays,
+            as `fit` takes them. It is cut into batches, and what is left over is not used. A model that is not built yet when
+            training begins is built for inputs of its shape.
+        batch_size: Examples in a batch; best as in `fit`, since batches vary the more the smaller they are. Of batches of one
+            example whose output is constant, the gaps are NaN or infinite.
         every: Steps from one sample to the next; None goes by `budget`.
         budget: The monitor's time as a share of what training takes without it, above 0. Whatever it costs, there is a
             sample before the first step, whose probe is compiled, and one after the last.
@@ -59,6 +65,7 @@ class ShiftMonitor(keras.callbacks.Callback, Showing):
         ValueError: for arguments out of range; when training begins, for a probe that the model does not take, or a model with
             nothing to watch, or another one than before.
         ImportError: `log_dir` is given and TensorFlow is not there.
+        OSError: the folder `log_dir` cannot be made or written to.
     """
 
     def __init__(
@@ -132,7 +139,8 @@ class ShiftMonitor(keras.callbacks.Callback, Showing):
     def _prepare(self, model: Any) -> None:
         """Finds the points, anew where another model comes or what is frozen in it has changed since the last training."""
         if not model.built:
-            raise ValueError("The model must be built before it is watched: call it on a batch, or `model.build`.")
+            with contextlib.suppress(Exception):  # the run below says what is wrong
+                _build(model, self._batches[0])
         modes = [(each.trainable, getattr(each, "freeze", None)) for each in model._flatten_layers()]
         state = [id(model), *modes]
         if state == self._state:
@@ -148,7 +156,7 @@ class ShiftMonitor(keras.callbacks.Callback, Showing):
         elif self.record.points != points:
             raise ValueError(
                 "The monitor has a record of another model; a new model needs a new monitor. "
-                f"Received: {len(points)} points after {len(self.record.points)}"
+                f"Received: a model {_apart(self.record.points, points)}"
             )
         self._places = places
         self._skipped = [_skipped(place.layer) for place in places]
@@ -210,12 +218,20 @@ class ShiftMonitor(keras.callbacks.Callback, Showing):
 
 def _cut(probe: Any, batch_size: int) -> list[Any]:
     """The probe in whole batches, on the host; one of all examples where there are fewer."""
+    wanted = "Argument `probe` must be an array of inputs (examples, ...), or several with as many examples each. "
+    if not all(map(_is_array, keras.tree.flatten(probe))):
+        received = keras.tree.map_structure(lambda each: type(each).__name__, probe)
+        raise ValueError(f"{wanted}Of a dataset, take the inputs of a few batches. Received: {received}")
     arrays = keras.tree.map_structure(lambda each: np.asarray(ops.convert_to_numpy(each)), probe)
     sizes = {len(each) if each.ndim else 0 for each in keras.tree.flatten(arrays)}
-    if len(sizes) != 1 or 0 in sizes or any(each.dtype == object for each in keras.tree.flatten(arrays)):
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(f"{wanted}Received: {keras.tree.map_structure(lambda each: each.shape, arrays)}")
+    if not all(np.isfinite(each).all() for each in keras.tree.flatten(arrays)):
+        wrong = keras.tree.map_structure(
+            lambda each: f"{np.count_nonzero(~np.isfinite(each))} of {each.size:,}", arrays
+        )
         raise ValueError(
-            "Argument `probe` must be an array of inputs (examples, ...), or several with as many examples each, at least one. "
-            f"Received: {keras.tree.map_structure(lambda each: each.shape, arrays)}"
+            f"Argument `probe` must hold finite numbers alone. Received: {wrong} numbers are NaN or infinite"
         )
     (size,) = sizes
     starts = range(0, max(size - batch_size, 0) + 1, batch_size)
@@ -224,6 +240,32 @@ def _cut(probe: Any, batch_size: int) -> list[Any]:
         return keras.tree.map_structure(lambda each: each[start : start + batch_size], arrays)
 
     return [part(start) for start in starts]
+
+
+def _build(model: Any, batch: Any) -> None:
+    """Builds a model for any number of examples like these, as Keras does before training on other backends than TensorFlow:
+    by tensors without values, so that nothing runs."""  # fmt: skip
+    symbols = keras.tree.map_structure(
+        lambda each: keras.KerasTensor((None, *each.shape[1:]), keras.backend.standardize_dtype(each.dtype)), batch
+    )
+    compute_output_spec(model, symbols, training=False)
+
+
+def _is_array(each: Any) -> bool:
+    is_array = each is not None and array_data_adapter.can_convert_arrays((each, None, None))
+    return is_array and np.asarray(ops.convert_to_numpy(each)).dtype.kind not in "OSUT"
+
+
+def _apart(before: Sequence[Point], now: Sequence[Point]) -> str:
+    """What tells the points of a model from those of another, in words."""
+    old, new = ({point.name: point for point in points} for points in (before, now))
+    parts = {
+        "without": [name for name in old if name not in new],
+        "with": [name for name in new if name not in old],
+        "of another kind or size in": [name for name in old if name in new and old[name] != new[name]],
+    }
+    told = [f"{how} {listed(names)}" for how, names in parts.items() if names]
+    return "; ".join(told) or "that calls the same layers in another order"
 
 
 def _names(places: Sequence[Place]) -> list[str]:

@@ -13,7 +13,8 @@ CHANGED = 0.01
 
 @dataclass(frozen=True)
 class OutputChange:
-    """One output of the model, as it is against what it would be with the statistics of the data.
+    """One output of the model, as it is against what it would be with the statistics of the data, which layers that do not
+    train are not given: `kbn.recalibrate` leaves them, too.
 
     Attributes:
         output: its name.

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kbn.diagnostics import figures, plots
-from kbn.diagnostics.measures import expected_flat, measured
-from kbn.diagnostics.points import NORMALIZED
+from kbn.diagnostics.measures import expected_flat, measured, not_finite_since
+from kbn.diagnostics.points import NORMALIZED, listed
 
 if TYPE_CHECKING:
     from kbn.diagnostics.record import ShiftRecord
@@ -64,7 +64,7 @@ _NOTES = {
 
 def save(record: ShiftRecord, path: str | os.PathLike[str], others: Mapping[str, ShiftRecord]) -> None:
     """Writes the page: see `showing.Showing.report`."""
-    path = Path(path)
+    path = _checked_path(path)
     text = page(record, others)
     temporary = path.with_name(f".kbn-{secrets.token_hex(4)}.html")
     try:
@@ -81,27 +81,32 @@ def page(record: ShiftRecord, others: Mapping[str, ShiftRecord]) -> str:
     for number, kind in enumerate(_NOTES):
         if kind not in _kinds(record):
             continue
-        figure = plots.plot(record, kind, None, others=others if kind == "depth" else None)
+        try:
+            figure = plots.plot(record, kind, None, others=others if kind == "depth" else None)
+        except plots.NothingToShowError:
+            continue
         heading = "Distributions over time"
         if kind != "histograms":
             heading = figure.axes[0].get_title(loc="left")
             figure.axes[0].set_title("", loc="left")
-        sections.append(_section(heading, f"<figure>{_svg(figure, number, heading)}</figure>", _NOTES[kind]))
+        note = f"{_NOTES[kind]} {_HATCHED}" if plots.is_hatched(figure) else _NOTES[kind]
+        sections.append(_section(heading, f"<figure>{_svg(figure, number, heading)}</figure>", note))
     share = record.spent / max(float(record.seconds[-1]) - record.spent, 1e-9)
-    normalizations = sum(point.epsilon is not None for point in record.points)
     lead = (
-        f"{len(record)} samples over {record.steps[-1]:,} training steps of {len(record.points)} points, {normalizations} of "
-        f"them batch normalizations, on {_number(record.batches, 'batch', 'batches')} of {record.batch_size}. The monitor took "
+        f"{_number(len(record), 'sample')} over {_number(int(record.steps[-1]), 'training step')} of {_points(record)}, on "
+        f"{_number(record.batches, 'batch', 'batches')} of {record.batch_size}. The monitor took "
         f"{record.spent:.1f} s, {100 * share:.1f} % of what training took without it."
     )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>Shift while training</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f'<h1>Shift while training</h1>\n<p class="lead">{escape(lead)}</p>\n{"".join(sections)}</body>\n</html>\n'
+        f'<h1>Shift while training</h1>\n<p class="lead">{escape(lead)}</p>\n'
+        f"{_lost(record)}{''.join(sections)}</body>\n</html>\n"
     )
 
 
+_HATCHED = "Hatched: there is no such number, or it is not finite."
 _TABLE_NOTE = (
     "Drift since the start, variation between batches and gaps in standard deviations. Flat: share of elements at which the "
     "activation is flat; expected: what it would be for normal inputs, by gamma and beta. Dead: channels flat on the whole "
@@ -172,5 +177,32 @@ def _told(value: float, unit: str = "") -> str:
     return f"{value:.3g}{unit}" if np.isfinite(value) else ""
 
 
-def _number(count: int, one: str, several: str) -> str:
-    return f"{count} {one if count == 1 else several}"
+def _number(count: int, one: str, several: str = "") -> str:
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
+
+
+def _points(record: ShiftRecord) -> str:
+    normalizations = sum(point.epsilon is not None for point in record.points)
+    if len(record.points) == 1:
+        return f"1 point, {'a batch normalization' if normalizations else 'an activation'}"
+    them = "a batch normalization" if normalizations == 1 else "batch normalizations"
+    return f"{len(record.points)} points, {normalizations or 'none'} of them {them}"
+
+
+def _lost(record: ShiftRecord) -> str:
+    """Which layers hold channels that were finite and are no longer; "" for none."""
+    layers: dict[int, list[str]] = {}
+    for point, step in zip(record.points, not_finite_since(record), strict=True):
+        if step is not None:
+            layers.setdefault(step, []).append(point.name)
+    lines = (f"Not finite since step {step:,}: {listed(layers[step])}." for step in sorted(layers))
+    return "".join(f'<p class="lead bad">{escape(line)}</p>\n' for line in lines)
+
+
+def _checked_path(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"The page is a file whose name ends in .html or .htm. Received: path={str(path)!r}")
+    if not path.parent.is_dir():
+        raise ValueError(f"The folder of the page must be there. Received: path={str(path)!r}")
+    return path

@@ -29,6 +29,10 @@ _MOST_NAMES = 45
 _MARKS = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"))
 
 
+class NothingToShowError(ValueError):
+    """A plot of which no sample has a finite number."""
+
+
 def plot(
     record: ShiftRecord,
     kind: str,
@@ -73,7 +77,8 @@ def heat_map(record: ShiftRecord, name: str, site: str, since: str, layers: Sequ
         middles = (steps[1:] + steps[:-1]) / 2
         edges = np.array([steps[0] - 0.5, *middles, steps[-1] + 0.5])
     if not np.isfinite(values).any():
-        raise ValueError(f"There is nothing to show of {name!r}{f' {site}' if measure.by_site else ''} in this record.")
+        where = f" {site_name(record, site)}" if measure.by_site else ""
+        raise NothingToShowError(f"There is nothing to show of {name!r}{where}: no sample has a finite number of it.")
     figure = figures.empty((_WIDTH, min(_PAGE, _FRAME + max(4, len(rows)) * _ROW)))
     axes = figure.subplots()
     norm = _shades(values, measure.log, whole=name == "flat")
@@ -101,6 +106,11 @@ def heat_map(record: ShiftRecord, name: str, site: str, since: str, layers: Sequ
     return figure
 
 
+def is_hatched(figure: Any) -> bool:
+    """Whether a heat map has cells without a number."""
+    return any(np.ma.is_masked(shades.get_array()) for axes in figure.axes for shades in axes.collections)
+
+
 def depth(
     record: ShiftRecord, others: Mapping[str, ShiftRecord], site: str, since: str, layers: Sequence[str] | None
 ) -> Any:
@@ -118,7 +128,8 @@ def depth(
         drifts, between = measured(each, "drift", site, since)[:, rows], measured(each, "variation", site)[:, rows]
         newest = _newest(drifts)
         if since == "start":
-            drift, told = drifts[newest], f"drift over {each.steps[newest] - each.steps[0]} steps"
+            steps = each.steps[newest] - each.steps[0]
+            drift, told = drifts[newest], f"drift over {steps} step{'s' if steps != 1 else ''}"
         else:
             drift, told = np.median(drifts[1 : newest + 1], 0), "drift between samples, median"
         axes.plot(places, drift, marker=marker, linestyle=line, color=color, label=before + told, markersize=4.5)
@@ -126,11 +137,13 @@ def depth(
             label = f"{before}between batches of {each.batch_size}"
             axes.plot(places, between[newest], marker=marker, linestyle=line, color=color, label=label, markerfacecolor="white",
                       markersize=4.5, linewidth=0.9, alpha=0.75)  # fmt: skip
-    if not any(np.any(line.get_ydata() > 0) for line in axes.lines):
-        raise ValueError(f"There is nothing to show {site_name(record, site)} in this record.")
+    if not any(np.any((shown > 0) & np.isfinite(shown)) for shown in (line.get_ydata() for line in axes.lines)):
+        raise NothingToShowError(
+            f"There is nothing to show of 'depth' {site_name(record, site)}: no sample has a finite number of it above 0."
+        )
     axes.set_yscale("log")
     axes.set_xlabel("depth (order in which the layers are called)", fontsize=9)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.set_ylabel("Wasserstein-2\n(standard deviations)", fontsize=9)
     figures.bare(axes)
     figures.title(axes, f"Drift against depth, {site_name(record, site)}")
@@ -139,8 +152,9 @@ def depth(
 
 
 def _newest(values: Floats) -> int:
-    """The newest sample of which anything is known: what has diverged is no number."""
-    return int(np.max(np.nonzero(np.isfinite(values).any(-1))[0], initial=0))
+    """The newest sample of which the most is known: what has diverged is no number."""
+    known = np.isfinite(values).sum(-1)
+    return int(np.flatnonzero(known == known.max())[-1])
 
 
 _TITLES = {
@@ -184,8 +198,8 @@ def want_samples(record: ShiftRecord, number: int) -> None:
     """Raises ValueError unless the record has so many."""
     if len(record) < number:
         raise ValueError(
-            f"This needs {number} samples, and the record has {len(record)}: train longer, or sample more often, "
-            "with `ShiftMonitor(every=...)`."
+            f"This needs {number} sample{'s' if number > 1 else ''}, and the record has {len(record)}: train longer, or sample "
+            "more often, with `ShiftMonitor(every=...)`."
         )
 
 

@@ -1,5 +1,6 @@
 """What a monitor watches: points of a model, in the order of their calls, each seen at up to three sites."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from kbn.diagnostics.saturation import Interval, interval, rectifier
@@ -36,3 +37,9 @@ class Point(NamedTuple):
         if self.activation == "relu" and self.bound is not None:
             return rectifier(self.bound)
         return interval(self.activation)
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """The names in a sentence; the number of those that are too many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -35,9 +35,11 @@ class Sample(NamedTuple):
         channels: arrays (channels,), those of all points side by side: of each site "site/mean", "site/variance",
             "site/mean_spread" and "site/deviation_spread" (`moments.Batches`); "gap", the root mean square of what a training
             step's output of the batch normalization differs by from that of inference on the same input; "flat", the share of
-            elements at which the activation is flat (`saturation`). NaN where a point has no such thing.
+            elements at which the activation is flat (`saturation`). NaN where a point has no such thing, and "flat" where a
+            value is not finite.
         points: arrays (points,): "gap", what the outputs in the model's two modes differ by, all batch normalizations before
-            it in that mode too, in standard deviations of the output.
+            it in that mode too, in standard deviations of the output; NaN where they differ and the output is constant, as it
+            is of batches of one example.
         quantiles: of each site (points, levels), at `LEVELS`.
     """
 
@@ -74,7 +76,8 @@ class Probe:
                 found[key].append(part)
             for key, number in self._known.items():
                 found[key].append(np.array([number]))
-        return _sample(self._watch.places, found)
+        with np.errstate(over="ignore", invalid="ignore"):  # of a training that has diverged
+            return _sample(self._watch.places, found)
 
     def _numbers(self, batch: Any) -> Any:
         """All numbers of one batch, as one vector."""
@@ -186,7 +189,9 @@ def _sample(places: Sequence[Place], found: _Found) -> Sample:
             quantiles[site].append(_quantiles(_picked(found, number, site)))
         none = np.zeros(place.channels) if place.is_batch_norm else missing
         channels["gap"].append(np.sqrt(_over_batches(found, number, NORMALIZED, "apart", none)))
-        channels["flat"].append(_over_batches(found, number, ACTIVATED, "flat", missing))
+        flat = _over_batches(found, number, ACTIVATED, "flat", missing)
+        means = [channels[f"{site}/mean"][-1] for site in place.sites]
+        channels["flat"].append(np.where(np.isfinite(means).all(0), flat, np.nan))
         gaps.append(_gap(_picked(found, number, _last(place)), _picked(found, number, INFERRED)))
     return Sample(
         {name: np.concatenate(values) for name, values in channels.items()},
@@ -228,8 +233,10 @@ def _quantiles(picked: Floats) -> Floats:
 
 
 def _gap(trained: Floats, inferred: Floats) -> float:
-    """Root mean square of the differences, in standard deviations of the first; 0 where there is one mode."""
+    """Root mean square of the differences, in standard deviations of the first: 0 where there is one mode, NaN where there
+    are differences and no deviation."""  # fmt: skip
     if not inferred.size:
         return 0.0
     apart = float(np.sqrt(np.mean((trained - inferred) ** 2)))
-    return apart / float(np.std(trained)) if apart else 0.0
+    deviation = float(np.std(trained))
+    return 0.0 if apart == 0 else apart / (deviation or np.nan)

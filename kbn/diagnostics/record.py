@@ -17,10 +17,11 @@ import json
 import os
 import secrets
 import zipfile
+import zlib
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -77,9 +78,10 @@ class ShiftRecord(Showing):
     def add(self, step: int, seconds: float, sample: Sample, seen: Floats) -> None:
         """One more sample; `seen` is (points, 3), in the order of `SEEN`."""
         row: dict[str, Any] = {"steps": np.int64(step), "seconds": np.float64(seconds)}
-        for group, arrays in sample._asdict().items():
-            for name, array in arrays.items():
-                row[f"{group}/{name}"] = array.astype(np.float64 if name.endswith("/mean") else np.float32)
+        with np.errstate(over="ignore"):  # of a training that has diverged
+            for group, arrays in sample._asdict().items():
+                for name, array in arrays.items():
+                    row[f"{group}/{name}"] = array.astype(np.float64 if name.endswith("/mean") else np.float32)
         row |= {f"seen/{name}": column.astype(np.float32) for name, column in zip(SEEN, seen.T, strict=True)}
         self._rows.append(row)
 
@@ -129,8 +131,8 @@ class ShiftRecord(Showing):
         """
         try:
             # Of a stream: numpy leaves a damaged file open that it opened itself.
-            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            with open(path, "rb") as stream:
+                arrays = _arrays(stream)
             meta = json.loads(str(arrays.pop("meta")))
             version = meta["version"]
             if version == VERSION:
@@ -139,13 +141,31 @@ class ShiftRecord(Showing):
                 record.spent = meta["spent"]
                 number = len(arrays["steps"])
                 record._rows = [{name: array[row] for name, array in arrays.items()} for row in range(number)]
-        except (KeyError, TypeError, ValueError, EOFError, IndexError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{str(path)!r} is no record of a ShiftMonitor, or is damaged: {error}") from error
+        except _NoRecordError as error:
+            raise ValueError(f"{str(path)!r} is no record of a ShiftMonitor, or is damaged: {error}.") from None
+        except (KeyError, TypeError, ValueError, EOFError, IndexError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(
+                f"{str(path)!r} is no record of a ShiftMonitor, or is damaged: what it holds cannot be read as samples."
+            ) from error
         if version != VERSION:
             raise ValueError(
                 f"{str(path)!r} is a record of version {version}; this kbn reads version {VERSION}. Install a newer kbn."
             )
         return record
+
+
+class _NoRecordError(Exception):
+    """With what a file is, instead of a record."""
+
+
+def _arrays(stream: BinaryIO) -> dict[str, Any]:
+    if not zipfile.is_zipfile(stream):
+        raise _NoRecordError("it is no whole .npz file")
+    stream.seek(0)
+    with np.load(stream, allow_pickle=False) as file:
+        if "meta" not in file.files:
+            raise _NoRecordError("it is an .npz file without the array 'meta', which says what is in a record")
+        return {name: file[name] for name in file.files}
 
 
 def checked_path(path: str | os.PathLike[str]) -> Path:

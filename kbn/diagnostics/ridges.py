@@ -22,20 +22,22 @@ _HEIGHT = 2.2  # of the tallest histogram, in distances between two
 
 def histograms(record: ShiftRecord, layers: Sequence[str] | None) -> Any:
     """Of the layers named, or of a few from the first to the last."""
-    from kbn.diagnostics.plots import chosen, site_name
+    from kbn.diagnostics.plots import NothingToShowError, chosen, site_name
 
     rows = chosen(record, layers)
     if layers is None:
         rows = [rows[place] for place in _spread(len(rows), _MOST_LAYERS)]
     sites = [site for site in SITES if any(site in record.points[row].sites for row in rows)]
     slices = _spread(len(record), _MOST_SLICES)
+    if not any(np.isfinite(record.values(f"quantiles/{site}")[slices][:, rows]).all(-1).any() for site in sites):
+        raise NothingToShowError("There is nothing to show of 'histograms': no sample has finite numbers alone.")
     figure = figures.empty((0.6 + _PANEL[0] * len(sites), 0.9 + _PANEL[1] * len(rows)))
     panels = figure.subplots(len(rows), len(sites), squeeze=False)
     steps = record.steps[slices]
     for row, line in zip(rows, panels, strict=True):
         for site, axes in zip(sites, line, strict=True):
             quantiles = record.values(f"quantiles/{site}")[slices, row]
-            if np.isfinite(quantiles).any():
+            if np.isfinite(quantiles).all(-1).any():
                 _draw(axes, quantiles)
             else:
                 axes.set_axis_off()

@@ -59,11 +59,11 @@ class Showing:
         """Writes one HTML page with the plots and a table of the layers, which needs no network; replaces what is there.
 
         Args:
-            path: where to write it.
+            path: where to write it, .html or .htm. A plot of which the record holds no finite number is left out.
             others: as for `plot`.
 
         Raises:
-            ValueError: the record has too few samples.
+            ValueError: the record has too few samples, the name ends otherwise, or its folder is not there.
             ImportError: matplotlib is not installed.
             OSError: the page cannot be written.
         """

@@ -84,6 +84,7 @@ def test_the_page(folder, run, tmp_path):
     page = (tmp_path / "a.html").read_text()
     for words in ("never-updated", "FAILED", "Moving averages against the data", "what sampling explains"):
         assert words in page
+    assert page.count("1 batch normalization, 64 examples: 1 wrong") == 1
     assert 'class="track failed"' in page
 
 
@@ -96,12 +97,39 @@ def test_the_page_of_an_audit_from_python(folder, tmp_path):
     assert json.loads((tmp_path / "a.json").read_text()) == json.loads(page.to_json())
 
 
+def test_the_findings_on_a_phone(folder, tmp_path, browser):
+    model = keras.models.load_model(folder / "untrained.keras")
+    AuditPage(audit(model, np.load(folder / "x.npy"))).save(tmp_path / "a.html")
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.goto((tmp_path / "a.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    widths = page.evaluate("[...document.querySelectorAll('.prose td')].map(e => e.clientWidth)")
+    assert len(widths) >= 4
+    assert min(widths) > 300
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('.prose td:nth-child(3)'), '::before').content")
+        == '"what"'
+    )
+    page.close()
+
+
+def test_frozen_layers_are_said_to_keep_their_averages(folder):
+    model = keras.models.load_model(folder / "sound.keras")
+    notes = []
+    for trainable in (True, False):
+        model.get_layer("bn").trainable = trainable
+        tables = AuditPage(audit(model, np.load(folder / "x.npy"))).tables()
+        notes += [table.note for table in tables if table.title == "Outputs"]
+    assert ["keep their averages" in note for note in notes] == [False, True]
+
+
 def test_a_model_without_batch_normalization(tmp_path, run):
     keras.Sequential([keras.Input((4,)), layers.Dense(2)]).save(tmp_path / "m.keras")
     np.save(tmp_path / "x.npy", np.ones((4, 4)))
     done = run(tmp_path / "m.keras", "--data", tmp_path / "x.npy", "--report", tmp_path / "a.html")
     assert done.returncode == 0
     assert "no batch normalization" in done.stdout
+    assert (tmp_path / "a.html").read_text().count("no batch normalization") == 1
 
 
 def test_a_subclass_whose_layer_trains_in_inference(tmp_path):

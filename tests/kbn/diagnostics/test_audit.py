@@ -318,6 +318,11 @@ def test_a_frozen_layer(how, sound, digits):
     report = audit(model, digits[0], batch_size=100)
     assert ("frozen-averages-differ", "worth knowing") in severities(report)
     assert report.passed
+    # It is not taken for one that the statistics of the data would not move.
+    assert report.outputs[0].change == 0
+    told = "with the statistics of the data (layers that do not train keep their averages) it moves by 0.0%"
+    assert told in " ".join(str(report).split())
+    assert "keep their averages" not in str(audit(sound(), digits[0], batch_size=100))
 
 
 def test_an_updating_layer_among_frozen_ones(sound, digits):
@@ -484,7 +489,8 @@ def test_data_sorted_by_class_is_shuffled(sound, digits):
 
 def test_what_cannot_be_audited(sound, digits):
     model = sound()
-    for data, message in (((each for each in [digits[0]]), "only one pass"), (digits[0][:0], "must hold a batch")):
+    for data, message in (((each for each in [digits[0]]), "only one pass"), (digits[0][:0], "must hold a batch"),
+                          (None, "must be arrays of inputs, or a dataset of batches. Received: None")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             audit(model, data)
     with pytest.raises(ValueError, match="must be a Keras model"):
@@ -496,17 +502,71 @@ def test_what_cannot_be_audited(sound, digits):
             audit(model, digits[0], **{name: 0})
 
 
-def test_few_examples_are_no_ground_for_a_verdict(sound, digits):
-    report = audit(sound(), digits[0][:3], batch_size=100)
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("convolutional", [False, True])
+def test_few_examples_are_no_ground_for_a_verdict(convolutional, size, sound, digits):
+    model, x = sound(), digits[0]
+    if convolutional:
+        x = x.reshape(-1, 8, 8, 1)
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                layers.Conv2D(4, 3, use_bias=False),
+                layers.BatchNormalization(name="bn"),
+                layers.ReLU(),
+            ]
+        )
+        kbn.recalibrate(model, x, verbose=0)
+    report = audit(model, np.zeros_like(x[:size]), batch_size=100)
     assert report.findings == ()
     assert report.outputs == ()
+    for row in report.rows:
+        assert row.examples == size
+        for name in ("departure", "allowed", "batch_noise", "elements", "dead", "below_epsilon", "silent"):
+            assert getattr(row, name) is None, name
     assert any("Too few examples" in note for note in report.notes)
+
+
+class Again:
+    """Batches, from the start each time."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+@pytest.mark.parametrize("kind", ["array", "dataset", "iterable", "several"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_data_that_is_not_finite_is_refused(kind, value, sound, digits):
+    import tensorflow as tf
+
+    model, x = sound(), digits[0][:128].copy()
+    x[100, 3:5] = value
+    told = "2 of 8,192 numbers are"
+    data = x
+    if kind in ("dataset", "iterable"):
+        data = tf.data.Dataset.from_tensor_slices((x, x)).batch(64)
+        data = data if kind == "dataset" else Again(data)
+        told = "2 of 4,096 numbers are"
+    if kind == "several":
+        inputs = {name: keras.Input((64,), name=name) for name in ("good", "bad")}
+        model = keras.Model(inputs, layers.BatchNormalization()(layers.Add()(list(inputs.values()))))
+        data, told = {"good": digits[0][:128], "bad": x}, "2 of 8,192 numbers of input bad are"
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=f"`data` must hold finite numbers alone.*Received: {told} NaN or infinite"):
+        audit(model, data)
+    for new, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(new, old)
+    assert not any("call" in vars(layer) for layer in model.layers)
 
 
 def test_a_model_without_batch_normalization(digits):
     report = audit(keras.Sequential([keras.Input((64,)), layers.Dense(2)]), digits[0][:8])
     assert report.passed
     assert "no batch normalization" in str(report)
+    assert "output" not in str(report)
 
 
 # --- the report

@@ -130,15 +130,19 @@ def test_steps_and_drift():
 
 def test_several_steps_in_one_execution_and_a_second_fit():
     x, y = data(96)
-    model = network(kbn.BatchNormalization())
+    model = network(kbn.BatchNormalization(name="first"))
     model.compile("sgd", "mse", steps_per_execution=2)
     monitor = ShiftMonitor(x[:32], batch_size=16, every=2)
     model.fit(x, y, batch_size=16, epochs=1, verbose=0, callbacks=[monitor])
     model.fit(x, y, batch_size=16, epochs=1, verbose=0, callbacks=[monitor])
     assert list(monitor.record.steps) == [0, 2, 4, 6, 8, 10, 12]
-    other = network(kbn.BatchNormalization(), layers.Dense(2), kbn.BatchNormalization())
-    with pytest.raises(ValueError, match="record of another model"):
-        other.fit(x, y, verbose=0, callbacks=[monitor])
+    for names, told in (
+        (["second", "third"], "without first; with second, third"),
+        (["first", "second"], "with second; of another kind or size in first"),
+    ):
+        other = network(layers.Dense(2), *(kbn.BatchNormalization(name=name) for name in names))
+        with pytest.raises(ValueError, match=f"record of another model; .* Received: a model {told}$"):
+            other.fit(x, y, verbose=0, callbacks=[monitor])
 
 
 @pytest.mark.parametrize("name", ["relu", "sigmoid", "tanh"])
@@ -319,6 +323,8 @@ def test_the_default_goes_by_the_budget():
 def test_file_and_events(tmp_path):
     import tensorflow as tf
 
+    with pytest.raises(ValueError, match="Received: _TensorDataset"):
+        ShiftMonitor(tf.data.Dataset.from_tensors(1.0))
     x, y = data()
     model = network(kbn.BatchNormalization(name="bn"), layers.ReLU())
     monitor = watch(model, x, y, path=tmp_path / "run.npz", log_dir=tmp_path / "logs")
@@ -347,6 +353,99 @@ def test_nothing_to_show_yet():
         monitor.report("page.html")
 
 
+@pytest.mark.parametrize("options", [{"probe": data()[0][:1, 0]}, {"batch_size": 1}], ids=str)
+def test_of_one_example_there_is_no_gap_in_standard_deviations(options, tmp_path):
+    x, y = data()[0][:, 0], data()[1]
+    monitor = ShiftMonitor(**{"probe": x[:4], **options}, every=1)
+    constant = kbn.BatchNormalization(center=False)
+    network(constant, layers.ReLU(), shape=(3,)).fit(x, y, verbose=0, callbacks=[monitor])
+    assert list(monitor.record.steps) == [0, 1, 2]
+    assert np.isnan(measures.model_gap(monitor.record)).all()
+    assert not np.isfinite(measures.gap(monitor.record)).any()
+    monitor.report(tmp_path / "page.html")
+    assert "whole model up to the layer" not in (tmp_path / "page.html").read_text()
+    with pytest.raises(ValueError, match="nothing to show of 'model_gap': no sample has a finite number of it"):
+        monitor.plot("model_gap")
+
+
+@pytest.mark.parametrize(("scale", "known"), [(np.nan, False), (np.inf, False), (1e30, True)])
+def test_a_training_that_diverges_is_told(scale, known, tmp_path):
+    """Of 1e30 the squares alone are infinite."""
+    x, y = data()
+    model = network(
+        layers.Dense(4), layers.BatchNormalization(name="bn"), layers.ReLU(), layers.Dense(2, "relu", name="head")
+    )
+
+    class Diverge(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 1:
+                model.layers[0].kernel.assign(np.full((3, 4), scale))
+
+    monitor = ShiftMonitor(x[:32], batch_size=16, every=1, layers=["bn", "head"])
+    model.fit(x, y, batch_size=16, epochs=1, verbose=0, callbacks=[Diverge(), monitor])
+    since = measures.not_finite_since(monitor.record)
+    assert since[0] == 2
+    for name in ("flat", "dead"):
+        values = measures.measured(monitor.record, name)[:, 0]
+        assert list(np.isfinite(values)) == [True, True, known, known]
+    monitor.report(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert '<p class="lead bad">Not finite since step 2: bn' in text
+    assert "Hatched: there is no such number, or it is not finite." in text
+
+
+def unbuilt(kind):
+    if kind == "sequential":
+        return keras.Sequential(
+            [layers.Dense(4), kbn.BatchNormalization(), layers.GaussianNoise(0.1), layers.Flatten(), layers.Dense(1)]
+        )
+
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm, self.drop = layers.Dense(4), kbn.BatchNormalization(), layers.Dropout(0.3)
+            self.flat, self.last = layers.Flatten(), layers.Dense(1)
+
+        def call(self, x, training=False):
+            x = self.norm(self.first(x), training=training)
+            return self.last(self.flat(self.drop(x, training=training)))
+
+    return Net()
+
+
+@pytest.mark.parametrize("kind", ["sequential", "subclass"])
+def test_a_model_that_is_not_built_trains_as_without_the_monitor(kind):
+    x, y = data(50)
+    found = []
+    for watched in (False, True):
+        keras.utils.set_random_seed(3)
+        model = unbuilt(kind)
+        model.compile("adam", "mse")
+        monitor = ShiftMonitor(x, batch_size=16, every=1)
+        history = model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=[monitor] if watched else [])
+        assert model.get_build_config()["input_shape"] == (None, 5, 3)
+        state = [*model.variables, *model.optimizer.variables]
+        found.append(
+            [*map(keras.ops.convert_to_numpy, state), *history.history["loss"], keras.random.normal((2,)).numpy()]
+        )
+    assert len(monitor.record) == 9
+    assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_a_probe_that_an_unbuilt_model_does_not_take():
+    model = keras.Sequential([layers.Conv2D(2, 3), kbn.BatchNormalization(), layers.Flatten(), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"must hold inputs that the model takes. Received: batches of shape \(4, 3\)"):
+        model.fit(np.ones((8, 6, 6, 1)), np.ones((8, 1)), verbose=0, callbacks=[ShiftMonitor(np.ones((4, 3)))])
+
+
+@pytest.mark.parametrize("where", ["file", "file/within"])
+def test_a_log_dir_that_cannot_be_made(tmp_path, where):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="Argument `log_dir` must be a folder that can be made and written to"):
+        ShiftMonitor(np.ones((4, 3)), log_dir=tmp_path / where)
+
+
 def test_a_training_without_steps(tmp_path):
     model = network(kbn.BatchNormalization())
     monitor = ShiftMonitor(data()[0], batch_size=16)
@@ -363,6 +462,11 @@ def test_a_training_without_steps(tmp_path):
         ({"probe": np.ones((0, 3))}, "`probe` must be an array"),
         ({"probe": [np.ones((4, 3)), np.ones((5, 3))]}, "`probe` must be an array"),
         ({"probe": 3.0}, "`probe` must be an array"),
+        ({"probe": None}, "Received: NoneType"),
+        ({"probe": (each for each in [1.0])}, r"Of a dataset, take the inputs of a few batches\. Received: generator"),
+        ({"probe": {"a": np.ones(4), "b": np.array(["x"] * 4)}}, "Received: {'a': 'ndarray', 'b': 'ndarray'}"),
+        ({"probe": np.full((4, 3), np.nan)}, "finite numbers alone. Received: 12 of 12 numbers"),
+        ({"probe": [np.ones((4, 3)), np.where(np.eye(4), np.inf, 0.0)]}, r"Received: \['0 of 12', '4 of 16'\] numbers"),
         ({"every": 0}, "`every` must be a positive integer"),
         ({"batch_size": -1}, "`batch_size` must be a positive integer"),
         ({"budget": 0}, "`budget` must be a number above 0"),

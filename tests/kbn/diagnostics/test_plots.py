@@ -68,8 +68,8 @@ def test_depth_beside_another_model(make_record):
         (6, {"kind": "drift", "path": "plot.jpg"}, r"ends in \.png"),
         (6, {"kind": "drift", "path": "missing/plot.png"}, "folder"),
         (1, {"kind": "drift"}, "needs 2 samples, and the record has 1"),
-        (0, {"kind": "flat"}, "needs 1 samples, and the record has 0"),
-        (0, {"kind": "histograms"}, "needs 1 samples, and the record has 0"),
+        (0, {"kind": "flat"}, "needs 1 sample, and the record has 0"),
+        (0, {"kind": "histograms"}, "needs 1 sample, and the record has 0"),
     ],
 )
 def test_what_cannot_be_drawn(make_record, samples, arguments, message):
@@ -89,8 +89,20 @@ def test_titles_tell_what_is_shown(make_record):
 
 
 def test_nothing_to_show(make_record):
-    with pytest.raises(ValueError, match="nothing to show of 'gap'"):
+    with pytest.raises(ValueError, match="nothing to show of 'gap': no sample has a finite number of it"):
         make_record(normalized=False).plot("gap")
+    record = make_record()
+    for row in record._rows:
+        for name in row:
+            if name.startswith(("channels/before", "quantiles")):
+                row[name][:] = np.nan
+    for kind, told in (
+        ("drift", "of 'drift' before batch normalization: no sample has a finite number of it"),
+        ("depth", "of 'depth' before batch normalization: no sample has a finite number of it above 0"),
+        ("histograms", "of 'histograms': no sample has finite numbers alone"),
+    ):
+        with pytest.raises(ValueError, match=f"nothing to show {told}"):
+            record.plot(kind)
     with pytest.raises(ValueError, match="`others` is for the plot 'depth'"):
         make_record().plot("gap", others={"x": make_record()})
 
@@ -114,6 +126,11 @@ def test_a_diverged_training_is_drawn(make_record):
         record._rows[-1][name][:] = np.nan
     for kind in ("drift", "histograms", "depth", "flat"):
         record.plot(kind).savefig(io.BytesIO())
+    # Against depth stand all layers, as they were before the first diverged.
+    record._rows[-2]["channels/before/mean"][2:] = np.nan
+    (drift, _) = record.plot("depth").axes[0].lines
+    assert drift.get_label() == "drift over 30 steps"
+    assert np.isfinite(drift.get_ydata()).all()
 
 
 def test_shares_are_those_of_the_values(rng):
@@ -130,6 +147,64 @@ def test_what_a_relu_makes_0_stands_in_the_bin_of_0():
     assert np.allclose(found, [0.0, 0.5 + 0.125, 0.375])
     assert histogram(np.zeros(65), 30)[:, 2].sum() == pytest.approx(100)
     assert histogram(quantiles, 30)[:, 2].sum() == pytest.approx(100)
+
+
+@pytest.mark.parametrize(("points", "ticks"), [(1, ["1"]), (3, ["1", "2", "3"])])
+def test_the_axis_of_depth_counts_layers(make_record, points, ticks):
+    figure = make_record(points=points).plot("depth")
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    low, high = axes.get_xlim()
+    shown = [tick for tick in axes.xaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+    assert [tick.label1.get_text() for tick in shown] == ticks
+    # On an axis of less than a decade the minor ticks are named, too.
+    sizes = {tick.label1.get_size() for which in (axes.yaxis.majorTicks, axes.yaxis.minorTicks) for tick in which}
+    assert sizes == {8.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "lead"),
+    [
+        ({"samples": 1, "points": 1}, "1 sample over 0 training steps of 1 point, a batch normalization, on"),
+        ({"points": 1, "normalized": False}, "6 samples over 50 training steps of 1 point, an activation, on 3 batches"),
+        ({"normalized": False}, "of 4 points, none of them batch normalizations, on"),
+        ({"points": 2, "normalized": False, "epsilon": 1e-3}, "of 2 points, 1 of them a batch normalization, on"),
+    ],
+)  # fmt: skip
+def test_one_and_several(make_record, tmp_path, options, lead):
+    make_record(**options).report(tmp_path / "page.html")
+    assert lead in (tmp_path / "page.html").read_text()
+
+
+def test_the_page_of_what_is_not_finite(make_record, tmp_path):
+    record = make_record()
+    record.report(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "Not finite" not in text
+    assert "Hatched" not in text
+    for row in record._rows[2:]:
+        for name in row:
+            if name.startswith("channels/"):
+                row[name][:] = np.nan
+    for row in record._rows:
+        for name in ("points/gap", "quantiles/before", "quantiles/normalized", "quantiles/activated"):
+            row[name][:] = np.inf
+    record.report(tmp_path / "page.HTM")
+    text = (tmp_path / "page.HTM").read_text()
+    assert '<p class="lead bad">Not finite since step 20: layer_0, layer_1, layer_2, layer_3.</p>' in text
+    assert "up to the layer" not in text
+    assert "Distributions over time" not in text
+    assert 'class="bad">0' not in text
+    assert text.count("Hatched") == text.count("<figure>") - 2 > 2  # all but depth and the averages
+
+
+def test_where_a_page_cannot_be_written(make_record, tmp_path):
+    for path, told in (
+        (tmp_path / "missing" / "z.html", "folder of the page must be there"),
+        ("z.pdf", r"ends in \.html or"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            make_record().report(path)
 
 
 def test_the_page(make_record, tmp_path):
@@ -180,5 +255,5 @@ def test_the_page_is_light_or_dark_as_a_whole(make_record, tmp_path, browser, sc
 def test_the_page_of_a_record_that_has_less(make_record, tmp_path, options):
     make_record(**options).report(tmp_path / "page.html")
     assert "Distributions over time" in (tmp_path / "page.html").read_text()
-    with pytest.raises(ValueError, match="needs 1 samples, and the record has 0"):
+    with pytest.raises(ValueError, match="needs 1 sample, and the record has 0"):
         make_record(samples=0).report(tmp_path / "page.html")

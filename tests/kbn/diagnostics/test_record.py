@@ -27,12 +27,17 @@ def test_a_damaged_a_strange_and_a_newer_file(make_record, tmp_path):
     path = tmp_path / "run.npz"
     make_record().save(path)
     content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="no record of a ShiftMonitor, or is damaged"):
-        ShiftRecord.load(path)
-    np.savez(path, a=np.ones(3))
-    with pytest.raises(ValueError, match="no record of a ShiftMonitor"):
-        ShiftRecord.load(path)
+    for write, told in (
+        (lambda: path.write_bytes(content[: len(content) // 2]), "it is no whole .npz file"),
+        (lambda: path.write_text("step,drift"), "it is no whole .npz file"),
+        (lambda: np.savez(path, a=np.ones(3)), "it is an .npz file without the array 'meta'"),
+        (lambda: np.savez(path, meta=np.array({"version": 1}, dtype=object)), "cannot be read as samples"),
+        (lambda: np.savez(path, meta=np.array(json.dumps({"version": 1}))), "cannot be read as samples"),
+    ):
+        write()
+        with pytest.raises(ValueError, match=rf"is no record of a ShiftMonitor, or is damaged: .*{told}") as error:
+            ShiftRecord.load(path)
+        assert "pickle" not in str(error.value)
     np.savez(path, meta=np.array(json.dumps({"version": 99})))
     with pytest.raises(ValueError, match="version 99; this kbn reads version 1"):
         ShiftRecord.load(path)
@@ -76,6 +81,19 @@ def test_shares_of_channels(make_record):
     assert measures.dead(record)[0, 1] == pytest.approx(2 / 3)
     assert measures.flat(record)[0, 1] == pytest.approx(2.5 / 3)
     assert measures.near_epsilon(record)[0, 1] == pytest.approx(1 / 3)
+
+
+def test_since_when_a_layer_is_not_finite(make_record):
+    record = make_record()
+    assert measures.not_finite_since(record) == [None] * 4
+    for row in record._rows[3:]:
+        row["channels/before/mean"][record.columns[1]][-1] = np.inf
+        row["channels/activated/variance"][record.columns[2]] = np.nan
+    record._rows[2]["channels/before/mean"][record.columns[1]] = np.nan
+    for row in record._rows:
+        row["channels/before/mean"][record.columns[0]] = np.nan
+    record._rows[1]["channels/before/mean"][record.columns[3]] = np.nan  # and is finite again
+    assert measures.not_finite_since(record) == [None, 20, 30, None]
 
 
 def test_without_batch_normalization_and_with_one_batch(make_record):
