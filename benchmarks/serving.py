@@ -68,7 +68,7 @@ def serving(*arguments, python=sys.executable):
     line = [python, "-m", "kbn.export", "serve", *map(str, arguments), "--port", "0"]
     with tempfile.TemporaryFile("w+") as logs:
         started = time.perf_counter()
-        process = subprocess.Popen(line, stderr=logs)
+        process = subprocess.Popen(line, stderr=logs, cwd=tempfile.gettempdir())  # not where kbn's source may lie
         try:
             while True:
                 time.sleep(0.005)
@@ -241,7 +241,7 @@ def main():
             if options.only in (None, path.stem):
                 (beside_ray if options.ray else measure)(name, path, images[path], options, generate)
         if not options.ray:
-            starts([small, *options.files], options.rounds, options.python)
+            starts([small, *(path.resolve() for path in options.files)], options.rounds, options.python)
 
 
 if __name__ == "__main__":

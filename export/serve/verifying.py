@@ -18,6 +18,7 @@ from ..wording import reason
 
 _ADVICE = "Write it anew with its exporter."
 CHECK_KEY = "kbn.check"
+_CHUNK = 1 << 24  # bytes; behind each the interpreter is waited for, which imports meanwhile
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,10 @@ def _run_checker(path: Path) -> str:
 
 def _sha256(path: Path) -> str:
     try:
+        digest = hashlib.sha256()
         with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
     except OSError as error:
         raise BrokenModelError(f"{path} cannot be read: {error.strerror}. Copy it anew.") from None
