@@ -66,20 +66,19 @@ def cnn(path, size, channels, convolutions, seed=0):
 def serving(*arguments, python=sys.executable):
     """`kbn serve` as it comes: its port, its process, and the seconds from its start to its first "ready"."""
     line = [python, "-m", "kbn.export", "serve", *map(str, arguments), "--port", "0"]
-    with tempfile.TemporaryFile("w+") as logs:
+    with tempfile.NamedTemporaryFile() as logs:
         started = time.perf_counter()
         process = subprocess.Popen(line, stderr=logs, cwd=tempfile.gettempdir())  # not where kbn's source may lie
         try:
             while True:
                 time.sleep(0.005)
-                logs.seek(0)
-                lines = [json.loads(each) for each in logs.read().splitlines() if each.endswith("}")]
+                told = Path(logs.name).read_text()  # not by `logs`, whose place in the file is the server's, too
+                lines = [json.loads(each) for each in told.splitlines() if each.endswith("}")]
                 events = {each["event"]: each for each in lines}
                 if "ready" in events:
                     break
                 if process.poll() is not None:
                     raise RuntimeError(f"kbn serve ended with {process.returncode}")
-            logs.seek(0, 2)
             yield int(events["listening"]["url"].rstrip("/").rpartition(":")[2]), process, time.perf_counter() - started
         finally:
             process.terminate()
