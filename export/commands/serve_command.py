@@ -145,23 +145,25 @@ def serve(
 
 def _serve_here(models: list[Path], settings: Settings) -> None:
     """The embedded engine; a model is loaded while what serves it is imported."""
+    from ..serve.listening import listen
     from ..serve.metrics import Metrics
     from ..serve.registry import Registry
-
-    metrics = Metrics()
-    registry = Registry(models, settings, metrics)
-    registry.begin()
-    from ..serve.server import serve
 
     def look_for_garbage() -> None:
         gc.freeze()  # but not among what lives as long as the server
         gc.enable()
 
-    try:
-        serve(registry, metrics, settings, when_ready=look_for_garbage)
-    except BaseException:
-        registry.wait()
-        raise
+    metrics = Metrics()
+    registry = Registry(models, settings, metrics)
+    with listen(settings) as listener:
+        registry.begin()
+        try:
+            from ..serve.server import serve
+
+            serve(registry, metrics, settings, listener, when_ready=look_for_garbage)
+        except BaseException:
+            registry.wait()
+            raise
     if registry.is_loading:  # a signal came; a large file, or a long first run, may take minutes
         os._exit(0)
 

@@ -15,11 +15,11 @@ from ray.serve.context import _get_global_client
 
 from ..errors import UsageError
 from ..wording import reason
+from .listening import listen, tell_address
 from .logs import log, take_over
 from .ray_settings import RaySettings
 from .ray_signals import Ended
 from .ray_store import NAME, TakenError
-from .server import listen, tell_address
 from .settings import Settings, usable_cpus
 
 _LONGEST_ROUTING = 30  # seconds

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import signal
 import socket
 import threading
@@ -23,6 +22,7 @@ import uvicorn
 from ..errors import UsageError
 from .app import build
 from .connection import connection_class, sweep
+from .listening import tell_address
 from .logs import log
 from .metrics import Metrics
 from .registry import Registry
@@ -34,72 +34,25 @@ _KEEP_ALIVE = 75  # seconds; longer than the 60 s of common proxies, so that the
 _SIGNALS = [number for name in ("SIGTERM", "SIGINT", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
 
 
-def serve(registry: Registry, metrics: Metrics, settings: Settings, when_ready: Callable[[], None]) -> None:
-    """Serves the models of a registry until a signal ends it.
+def serve(
+    registry: Registry, metrics: Metrics, settings: Settings, listener: socket.socket, when_ready: Callable[[], None]
+) -> None:
+    """Serves the models of a registry on a bound socket until a signal ends it.
 
     Raises:
-        UsageError: there is no model, or the address cannot be listened on, or the certificate cannot be read.
+        UsageError: the certificate or its key is none.
         KbnError: a model cannot be served; the message says which and why.
     """
-    with listen(settings) as listener:
-        _check_tls_files(settings)
-        server = Server(registry, metrics, settings, listener, when_ready)
-        try:
-            server.config.load()
-        except OSError as error:  # ssl.SSLError is one
-            raise UsageError(
-                f"TLS cannot be set up: {error}. Give a certificate and its key, both PEM: --certfile, --keyfile."
-            ) from None
-        server.run(sockets=[listener])
+    server = Server(registry, metrics, settings, listener, when_ready)
+    try:
+        server.config.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise UsageError(
+            f"TLS cannot be set up: {error}. Give a certificate and its key, both PEM: --certfile, --keyfile."
+        ) from None
+    server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure
-
-
-def _check_tls_files(settings: Settings) -> None:
-    """Raises UsageError where one cannot be read, which OpenSSL's error does not name, or there is a key alone."""
-    if settings.keyfile is not None and settings.certfile is None:
-        raise UsageError("--keyfile has no meaning without --certfile, the certificate that it belongs to.")
-    for option, path in (("--certfile", settings.certfile), ("--keyfile", settings.keyfile)):
-        if path is None:
-            continue
-        try:
-            path.open("rb").close()
-        except OSError as error:
-            raise UsageError(f"{option} {str(path)!r} cannot be read: {error.strerror}. Give a PEM file.") from None
-
-
-def listen(settings: Settings) -> socket.socket:
-    """A bound socket; raises UsageError where there is none to be had."""
-    listener = None
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except (OSError, UnicodeError) as error:
-        if listener is not None:
-            listener.close()
-        raise UsageError(
-            f"{settings.host} port {settings.port} cannot be listened on: {error}. Choose others with --host and --port."
-        ) from None
-    return listener
-
-
-def tell_address(settings: Settings, host: str, port: int) -> None:
-    """Logs where the server listens, and whether that is open to everyone."""
-    scheme = "https" if settings.certfile else "http"
-    log("listening", "info", url=f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/")
-    if not _is_loopback(host) and settings.token is None:
-        log("open", "warning", reason="Everyone who reaches this address may use it; --token-file asks for a token.")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name
-        return host == "localhost"
 
 
 class Server(uvicorn.Server):

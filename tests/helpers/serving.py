@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import onnx
 
+from kbn.export.serve.listening import listen
 from kbn.export.serve.metrics import Metrics
 from kbn.export.serve.registry import Registry
-from kbn.export.serve.server import Server, listen
+from kbn.export.serve.server import Server
 from kbn.export.serve.settings import Settings
 
 # A network with a weight, whose batch is free; its first output is the row's own, its second one number per row.

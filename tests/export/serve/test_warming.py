@@ -66,4 +66,4 @@ def test_a_model_that_takes_no_guess_is_served_unmerged(tmp_path):
     )
     warm = warm_up(load(path, 1), 16)
     assert (warm.ran, warm.merges) == (False, False)
-    assert "did not run on random inputs" in warm.why
+    assert "did not run on made-up inputs" in warm.why

@@ -1,0 +1,58 @@
+"""Where the server listens: a bound socket, before anything that takes long, and what is told of its address."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+from ..errors import UsageError
+from .logs import log
+from .settings import Settings
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A bound socket; raises UsageError where there is none to be had, or a file of TLS cannot be read."""
+    _check_tls_files(settings)
+    listener = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except (OSError, UnicodeError) as error:
+        if listener is not None:
+            listener.close()
+        raise UsageError(
+            f"{settings.host} port {settings.port} cannot be listened on: {error}. Choose others with --host and --port."
+        ) from None
+    return listener
+
+
+def _check_tls_files(settings: Settings) -> None:
+    """Raises UsageError where one cannot be read, which OpenSSL's error does not name, or there is a key alone."""
+    if settings.keyfile is not None and settings.certfile is None:
+        raise UsageError("--keyfile has no meaning without --certfile, the certificate that it belongs to.")
+    for option, path in (("--certfile", settings.certfile), ("--keyfile", settings.keyfile)):
+        if path is None:
+            continue
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise UsageError(f"{option} {str(path)!r} cannot be read: {error.strerror}. Give a PEM file.") from None
+
+
+def tell_address(settings: Settings, host: str, port: int) -> None:
+    """Logs where the server listens, and whether that is open to everyone."""
+    scheme = "https" if settings.certfile else "http"
+    log("listening", "info", url=f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/")
+    if not _is_loopback(host) and settings.token is None:
+        log("open", "warning", reason="Everyone who reaches this address may use it; --token-file asks for a token.")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
