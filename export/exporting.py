@@ -20,13 +20,14 @@ from .errors import CheckFailedError, KbnError, UnsupportedError, UsageError
 from .export_report import ExportReport
 from .folding import fold
 from .further_files import batches_of, into_triton, lower_all
-from .lowering import KINDS, lowered_path
+from .lowering import lowered_path
 from .model_ports import Shapes, check_layout, input_ports, output_ports, with_batch, with_inputs
 from .naming import unique
 from .onnx_conversion import check_opset, convert
 from .onnx_folding import fold_onnx
 from .parity import check_model
 from .precision import has_precision, in_precision
+from .runtime import KINDS
 from .samples import user_samples
 from .saving import LARGEST_FILE, add_metadata, beside, onnx_file
 from .triton_repository import check_triton

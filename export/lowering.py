@@ -20,8 +20,6 @@ from .lower_report import LowerReport
 from .runtime import PRECISION_KEY
 from .writing import output_file
 
-KINDS = ("float16", "int8")
-
 
 def lowered_path(path: Path, kind: str) -> Path:
     """Where the file of a lower precision goes."""

@@ -21,7 +21,8 @@ from .wording import quote, reason
 
 Array = NDArray[Any]
 
-PRECISION_KEY = "kbn.precision"  # the metadata entry of a file that `kbn export` has lowered: "float16" or "int8"
+KINDS = ("float16", "int8")  # of lower precision
+PRECISION_KEY = "kbn.precision"  # the metadata entry of a file that `kbn export` has lowered
 
 _NUMPY = {
     "tensor(float)": np.float32,
@@ -66,7 +67,7 @@ class Runtime:
             ]
         metadata = self._sessions[0].get_modelmeta().custom_metadata_map
         self._axes = FROM_MODEL.get(metadata.get(LAYOUT_KEY, ""))
-        self.precision = metadata.get(PRECISION_KEY, "")
+        self.precision = kind if (kind := metadata.get(PRECISION_KEY, "")) in KINDS else ""
         self._inputs = self._sessions[0].get_inputs()
         self.input_names = [value.name for value in self._inputs]
         self.input_shapes = [self._as_model_has_it(value.shape) for value in self._inputs]

@@ -150,7 +150,8 @@ def _serve_here(models: list[Path], settings: Settings) -> None:
     from ..serve.registry import Registry
 
     def look_for_garbage() -> None:
-        gc.freeze()  # but not among what lives as long as the server
+        gc.collect()
+        gc.freeze()  # what lives as long as the server
         gc.enable()
 
     metrics = Metrics()

@@ -57,9 +57,10 @@ class _Pending:
     def settle(self, _future: Any) -> None:
         """Called once the future is done, in whatever way."""
         self.alarm.cancel()
-        if self.run is not None:
-            self.run.wanted -= 1
-            self.run.options.terminate = not self.run.wanted
+        run, self.run = self.run, None  # the two must not hold each other, and the arrays, until garbage is looked for
+        if run is not None:
+            run.wanted -= 1
+            run.options.terminate = not run.wanted
 
 
 @dataclass(eq=False)

@@ -117,7 +117,7 @@ def replica_folder() -> tempfile.TemporaryDirectory[str]:
     """A folder for what this process unpacks; those of processes that were killed, which removed nothing, are removed."""
     for left in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*-*"):
         number = left.name.removeprefix(_FOLDER).partition("-")[0]
-        if number.isdigit() and not _is_alive(int(number)):
+        if number.isdecimal() and not _is_alive(int(number)):
             shutil.rmtree(left, ignore_errors=True)
     return tempfile.TemporaryDirectory(prefix=f"{_FOLDER}{os.getpid()}-")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Registry:
         self._seen: dict[Place, Fingerprint] = {}
         self._failures: dict[Place, str] = {}
         self._begun: dict[Place, Future[tuple[Served, Fingerprint]]] = {}
-        self._loading: Future[tuple[Served, Fingerprint]] | None = None
+        self._loading: threading.Thread | None = None
         self._complaint = ""
         self._exchanging = asyncio.Lock()
         self.failed_before: Mapping[str, str] = {}
@@ -83,12 +83,12 @@ class Registry:
     @property
     def is_loading(self) -> bool:
         """Whether a thread loads a file."""
-        return self._loading is not None and not self._loading.done()
+        return self._loading is not None and self._loading.is_alive()
 
     def wait(self) -> None:
         """Returns once no thread loads a file: the interpreter must not end beside one."""
         if self._loading is not None:
-            wait([self._loading])
+            self._loading.join()
 
     async def load_all(self) -> None:
         """Loads every file, one after another; raises what the first that fails raises."""
@@ -96,6 +96,7 @@ class Registry:
             for place, path in find(self._sources).items():
                 begun = self._begun.pop(place, None) or self._start_loading(place, path)
                 self._put(place, *await asyncio.wrap_future(begun))
+            self._begun.clear()  # of a file that has gone meanwhile
             self.loaded = True
 
     async def refresh(self, force: bool = False) -> None:
@@ -150,8 +151,8 @@ class Registry:
             except BaseException as error:
                 future.set_exception(error)
 
-        self._loading = future
-        threading.Thread(target=load, name="load", daemon=True).start()
+        self._loading = threading.Thread(target=load, name="load", daemon=True)
+        self._loading.start()
         return future
 
     def _load(self, place: Place, path: Path) -> tuple[Served, Fingerprint]:

@@ -152,9 +152,9 @@ def depth(
 
 
 def _newest(values: Floats) -> int:
-    """The newest sample of which the most is known: what has diverged is no number."""
-    known = np.isfinite(values).sum(-1)
-    return int(np.flatnonzero(known == known.max())[-1])
+    """The newest sample, but the first, of which the most is known: what has diverged is no number."""
+    known = np.isfinite(values[1:]).sum(-1)
+    return 1 + int(np.flatnonzero(known == known.max())[-1])
 
 
 _TITLES = {

@@ -1,7 +1,9 @@
 """The queue of a model: what runs together, what does not, and what is left out; the model is one that a test holds back."""
 
 import asyncio
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -181,6 +183,26 @@ def test_a_run_that_nobody_wants_is_stopped():
             await asyncio.sleep(0.001)
 
     assert len(run(test)[0].runs) == 1
+
+
+def test_a_request_that_is_answered_leaves_no_garbage():
+    gone = []
+
+    async def test(model, batcher):
+        model.free.set()
+        for value in range(3):
+            feeds = rows(value)
+            gone.append(weakref.ref(feeds["x"]))
+            await batcher.submit(feeds, 30)
+            del feeds
+        await asyncio.sleep(0.01)  # what is done once a request is answered
+
+    gc.disable()
+    try:
+        run(test)
+        assert [each() for each in gone[:-1]] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_the_thread_ends_with_the_batcher_after_what_it_has():

@@ -245,6 +245,21 @@ def test_a_file_that_cannot_be_loaded_leaves_the_old_model(tmp_path):
         assert address.get("/state")[1]["failures"] == {}
 
 
+def test_a_model_whose_file_is_gone_is_let_go(tmp_path):
+    write_rows(tmp_path / "kept.onnx")
+    before = threading.enumerate()
+    with serving(tmp_path) as address:
+        path = write_rows(tmp_path / "rows.onnx")  # loaded last
+        for _ in range(2):
+            refresh(address)
+        assert address.post(PATH, rows_request(X))[0] == 200
+        runners = [each for each in threading.enumerate() if each.name == "kbn-run" and each not in before]
+        assert len(runners) == 2
+        path.unlink()
+        refresh(address)
+        wait_until(lambda: sum(each.is_alive() for each in runners) == 1)
+
+
 def test_no_file_left_keeps_what_is_loaded(tmp_path):
     path = write_rows(tmp_path / "rows.onnx")
     with serving(tmp_path) as address:

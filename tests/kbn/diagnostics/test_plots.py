@@ -131,6 +131,12 @@ def test_a_diverged_training_is_drawn(make_record):
     (drift, _) = record.plot("depth").axes[0].lines
     assert drift.get_label() == "drift over 30 steps"
     assert np.isfinite(drift.get_ydata()).all()
+    for row in record._rows[1:-1]:
+        row["channels/before/mean"][2:] = np.nan
+    for since, told in (("start", "drift over 40 steps"), ("previous", "drift between samples, median")):
+        (drift, _) = record.plot("depth", since=since).axes[0].lines
+        assert drift.get_label() == told
+        assert (drift.get_ydata() > 0).any()
 
 
 def test_shares_are_those_of_the_values(rng):
