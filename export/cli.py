@@ -52,8 +52,8 @@ class _Interrupted(BaseException):
 
 def main() -> None:
     """Runs the command line and exits with its code; an error becomes one paragraph, never a traceback."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end if number == signal.SIGTERM and "serve" in sys.argv[1:2] else _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _end if "serve" in sys.argv[1:2] else _interrupt)
     try:
         app()
     except KbnError as error:

@@ -109,7 +109,7 @@ def serve(
     if log_level not in ("debug", "info", "warning", "error"):
         raise UsageError(f"The log level {log_level!r} must be debug, info, warning or error.")
     token = read_token(token_file)
-    gc.disable()  # until the server is ready: looking through imports finds nothing, and takes a tenth of the start
+    gc.disable()  # until the server is ready: what is imported is no garbage, and to look through it delays the start
     from ..serve import logs
     from ..serve.settings import MIB, Settings, usable_cpus
 

@@ -42,7 +42,7 @@ class AuditReport:
     @property
     def kept(self) -> bool:
         """Whether layers keep their averages where the outputs are compared, as in kbn.recalibrate: those that do not train."""
-        return any(row.mode not in ("trains", "the model does not call it") for row in self.rows)
+        return any(row.examples and not row.trains for row in self.rows)
 
     def summary(self) -> str:
         """The counts in words."""

@@ -28,7 +28,9 @@ def haproxy(monkeypatch):
         monkeypatch.setattr(ray_haproxy, "ray", SimpleNamespace(get_runtime_context=lambda: context))
         monkeypatch.setenv("RAY_SERVE_HAPROXY_SOCKET_PATH", f"{folder}/admin.sock")
         (Path(folder) / NODE).mkdir()
-        yield SimpleNamespace(stop_listening=ray_haproxy.stop_listening, path=Path(folder) / NODE / "admin.sock")
+        yield SimpleNamespace(
+            module=ray_haproxy, stop_listening=ray_haproxy.stop_listening, path=Path(folder) / NODE / "admin.sock"
+        )
 
 
 @contextlib.contextmanager
@@ -57,7 +59,13 @@ def test_the_process_of_the_admin_socket_gets_the_signal_of_a_soft_stop(haproxy)
         assert process.wait(30) == -signal.SIGUSR1
 
 
-def test_without_haproxy_the_end_goes_on(haproxy):
+def test_without_haproxy_nothing_is_killed_and_the_end_goes_on(haproxy, monkeypatch):
+    killed, logged = [], []
+    monkeypatch.setattr(haproxy.module.os, "kill", lambda *arguments: killed.append(arguments))
+    monkeypatch.setattr(haproxy.module, "log", lambda event, level, reason: logged.append((event, level, reason)))
     haproxy.stop_listening()
     with admin_socket(haproxy.path, b"Permission denied\n"):
         haproxy.stop_listening()
+    assert killed == []
+    assert [(event, level) for event, level, _ in logged] == [("proxy", "debug")] * 2
+    assert "does not tell the process" in logged[1][2]
