@@ -11,6 +11,7 @@ import random
 import time
 
 import numpy as np
+import uvloop
 
 
 def request(host, port, model, array):
@@ -150,7 +151,7 @@ def alone(path, array, threads, seconds):
 def _work(pipe):
     while (job := pipe.recv()) is not None:
         name, arguments = job
-        result = alone(*arguments) if name == "alone" else asyncio.run(globals()[name](*arguments))
+        result = alone(*arguments) if name == "alone" else uvloop.run(globals()[name](*arguments))
         pipe.send((np.array(result[0]), result[1]))
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Awaitable, Callable
 
 from starlette.routing import Route, Router
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .inference import Inference
+from .infer import Infer
 from .metrics import Metrics
 from .middleware import Middleware
+from .predict import Predict
 from .registry import Registry
+from .running import Running
 from .settings import Settings
 from .status import Status
+
+_INFER = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
 
 
 def build(
@@ -23,15 +28,14 @@ def build(
     Args:
         is_draining: whether the server is about to stop: it is not ready then, and connections are closed behind their answers.
     """
-    inference = Inference(registry, settings)
+    running = Running(registry, settings)
+    infer, predict = Infer(running), Predict(running)
     status = Status(registry, metrics, is_draining, guarded=settings.token is not None)
     model = "/v2/models/{name}"
-    routes = [Route(f"{prefix}/infer", inference.infer, methods=["POST"]) for prefix in _versioned(model)]
+    routes = [Route(f"{prefix}/infer", infer, methods=["POST"]) for prefix in _versioned(model)]
     routes += [Route(f"{prefix}/ready", status.model_ready) for prefix in _versioned(model)]
     routes += [Route(prefix, status.model) for prefix in _versioned(model)]
-    routes += [
-        Route(path, inference.predict, methods=["POST"]) for path in ("/predict", *_versioned("/predict/{name}"))
-    ]
+    routes += [Route(path, predict.answer, methods=["POST"]) for path in ("/predict", *_versioned("/predict/{name}"))]
     routes += [
         Route("/v2/health/live", status.live),
         Route("/v2/health/ready", status.ready),
@@ -42,7 +46,22 @@ def build(
         Route("/", status.page),
         Route("/page.js", status.script),
     ]
-    return Middleware(Router(routes, redirect_slashes=False), metrics, settings.token, is_draining)
+    routed = _Direct(infer, Router(routes, redirect_slashes=False))
+    return Middleware(routed, metrics, settings.token, is_draining)
+
+
+class _Direct:
+    """Passes requests to run a model by the router, whose look at the routes takes as long as reading such a request."""
+
+    def __init__(self, infer: ASGIApp, router: ASGIApp) -> None:
+        self._infer = infer
+        self._router = router
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] == "http" and scope["method"] == "POST" and (found := _INFER.fullmatch(scope["path"])):
+            scope["path_params"] = found.groupdict()
+            return self._infer(scope, receive, send)
+        return self._router(scope, receive, send)
 
 
 def _versioned(path: str) -> tuple[str, str]:

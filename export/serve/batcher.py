@@ -4,6 +4,9 @@ Nobody waits for company: a request that finds the model idle runs at once. Requ
 shapes (all axes but the first) are equal, up to `max_rows` examples; one that is larger runs alone. The queue is bounded.
 What is no longer wanted, as its client has gone or its time is up, is left out, or stopped where all of a run is unwanted.
 
+Where runs take no longer than reading and answering their requests does, one takes half of the requests that are under way:
+the event loop answers the one half while the model runs the other, instead of the two waiting for each other.
+
 All methods are called in the event loop's thread; the model runs in one thread of the batcher's own, which ends once nobody
 holds the batcher. So a request that holds one whose model has been exchanged meanwhile is still answered by it.
 """
@@ -14,11 +17,12 @@ import asyncio
 import contextlib
 import functools
 import itertools
+import math
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
@@ -33,6 +37,8 @@ Array = NDArray[Any]
 Key = tuple[Any, ...]
 Answer = list[Array] | Exception
 
+_QUICK = 0.0005  # seconds of a run for each of its requests; twice what the event loop takes for one
+
 
 @dataclass(frozen=True)
 class RunFacts:
@@ -44,29 +50,19 @@ class RunFacts:
     waited: Sequence[float]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Pending:
     feeds: Mapping[str, Array]
     rows: int
     number: int
     arrived: float
+    expires: float
     future: asyncio.Future[list[Array]]
-    alarm: asyncio.TimerHandle
-    run: _Run | None = None
-
-    def settle(self, _future: Any) -> None:
-        """Called once the future is done, in whatever way."""
-        self.alarm.cancel()
-        run, self.run = self.run, None  # the two must not hold each other, and the arrays, until garbage is looked for
-        if run is not None:
-            run.wanted -= 1
-            run.options.terminate = not run.wanted
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Run:
     requests: list[_Pending]
-    wanted: int  # of the requests
     options: Any
 
 
@@ -92,6 +88,9 @@ class Batcher:
         self._numbers = itertools.count()
         self._running: _Run | None = None
         self._start_asked = False
+        self._is_quick = False  # known after a first run
+        self._alarm: asyncio.TimerHandle | None = None  # one for all requests, when the first of them expires
+        self._alarm_at = math.inf
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         weakref.finalize(self, self._jobs.put, None)
         threading.Thread(target=_work, args=[self._jobs], name="kbn-run", daemon=True).start()
@@ -111,7 +110,7 @@ class Batcher:
         return self._running is None and not self._queues
 
     def submit(self, feeds: Mapping[str, Array], timeout: float) -> asyncio.Future[list[Array]]:
-        """A future of all outputs; cancel it when they are no longer wanted.
+        """A future of all outputs; `drop` it when they are no longer wanted.
 
         Raises:
             RefusedError: the queue is full (503). The future raises it after `timeout` seconds (504), or as `Model.run` does.
@@ -122,43 +121,48 @@ class Batcher:
             )
         loop = asyncio.get_running_loop()
         rows = len(next(iter(feeds.values()))) if self._merges else 1
-        future = loop.create_future()
-        alarm = loop.call_later(timeout, _expire, future, timeout)
-        request = _Pending(feeds, rows, next(self._numbers), time.perf_counter(), future, alarm)
-        future.add_done_callback(request.settle)
+        now = time.monotonic()
+        request = _Pending(feeds, rows, next(self._numbers), now, now + timeout, loop.create_future())
         self._queues.setdefault(self._key(request), deque()).append(request)
+        if request.expires < self._alarm_at:
+            self._set_alarm(request.expires)
         if self._running is None and not self._start_asked:
             # At the loop's next turn, so that the requests which have arrived together run together.
             self._start_asked = True
-            loop.call_soon(self._start, loop)
-        return future
+            loop.call_soon(self._start, loop, 0)
+        return request.future
+
+    def drop(self, future: asyncio.Future[list[Array]]) -> None:
+        """Cancels what `submit` has given, and stops its run where nobody else wants it."""
+        future.cancel()
+        self._stop_if_unwanted()
 
     def _key(self, request: _Pending) -> Key:
-        if not self._merges:
+        if not self._merges or request.rows > self._max_rows:
             return (request.number,)
-        sizes = {len(array) for array in request.feeds.values()}
-        if len(sizes) > 1 or request.rows > self._max_rows:
+        if len(request.feeds) > 1 and len({len(array) for array in request.feeds.values()}) > 1:
             return (request.number,)
-        return tuple((name, array.shape[1:]) for name, array in sorted(request.feeds.items()))
+        return tuple([(name, array.shape[1:]) for name, array in sorted(request.feeds.items())])
 
-    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _start(self, loop: asyncio.AbstractEventLoop, answered: int) -> None:
+        """Starts the next run; `answered` requests are being answered, whose clients may ask again soon."""
         self._start_asked = False
         if self._running is not None:
             return
-        if requests := self._take():
+        if requests := self._take(answered):
             size = sum(array.nbytes for each in requests for array in each.feeds.values())
-            self._running = run = _Run(requests, len(requests), run_options(size))
-            for each in requests:
-                each.run = run
+            self._running = run = _Run(requests, run_options(size))
             self._jobs.put(functools.partial(self._run, run, loop))
 
-    def _take(self) -> list[_Pending]:
+    def _take(self, answered: int) -> list[_Pending]:
         """The requests that run next: the one that has waited longest, and what goes with it."""
         taken: list[_Pending] = []
+        under_way = answered + sum(map(len, self._queues.values()))
+        most = (under_way + 1) // 2 if self._is_quick else under_way
         while self._queues and not taken:
             key = min(self._queues, key=lambda each: self._queues[each][0].number)
             queue, rows = self._queues[key], 0
-            while queue and (not taken or rows + queue[0].rows <= self._max_rows):
+            while queue and (not taken or (rows + queue[0].rows <= self._max_rows and len(taken) < most)):
                 request = queue.popleft()
                 if not request.future.done():
                     taken.append(request)
@@ -169,24 +173,24 @@ class Batcher:
 
     def _run(self, run: _Run, loop: asyncio.AbstractEventLoop) -> None:
         """In the thread: runs, splits, and hands the answers back."""
-        started = time.perf_counter()
+        started = time.monotonic()
         try:
             answers = self._answers(run)
         except Exception as error:  # such as no memory to merge them; the thread must go on
             answers = [error] * len(run.requests)
         with contextlib.suppress(RuntimeError):  # the loop has been closed, by a second signal
-            loop.call_soon_threadsafe(self._finish, run, answers, started, time.perf_counter(), loop)
+            loop.call_soon_threadsafe(self._finish, run, answers, started, time.monotonic(), loop)
 
     def _answers(self, run: _Run) -> list[Answer]:
         requests = run.requests
         if len(requests) == 1:
             return [self._alone(requests[0], run)]
-        merged = {name: np.concatenate([each.feeds[name] for each in requests]) for name in requests[0].feeds}
+        merged = {name: _joined([each.feeds[name] for each in requests]) for name in requests[0].feeds}
         try:
             outputs = self._model.run(merged, None, run.options)
         except RefusedError:
             return [self._alone(each, run) for each in requests]  # one of them must not spoil the others
-        ends = np.cumsum([each.rows for each in requests])
+        ends = list(itertools.accumulate(each.rows for each in requests))
         if any(not array.ndim or len(array) != ends[-1] for array in outputs):
             return [self._alone(each, run) for each in requests]
         return [[array[end - each.rows : end] for array in outputs] for each, end in zip(requests, ends, strict=True)]
@@ -201,7 +205,8 @@ class Batcher:
         self, run: _Run, answers: Sequence[Answer], started: float, ended: float, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._running = None
-        self._start(loop)  # the next run goes on while these answers are written
+        self._is_quick = ended - started < _QUICK * len(run.requests)
+        self._start(loop, len(run.requests))  # the next run goes on while these answers are written
         for request, answer in zip(run.requests, answers, strict=True):
             if request.future.done():
                 continue
@@ -210,7 +215,43 @@ class Batcher:
             else:
                 request.future.set_result(answer)
         waited = [max(0.0, started - each.arrived) for each in run.requests]
-        self._tell(RunFacts(sum(each.rows for each in run.requests), len(run.requests), ended - started, waited))
+        self._tell(RunFacts(sum([each.rows for each in run.requests]), len(run.requests), ended - started, waited))
+
+    def _set_alarm(self, at: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        delay = max(0.0, at - time.monotonic())
+        self._alarm, self._alarm_at = asyncio.get_running_loop().call_later(delay, _ring, weakref.ref(self)), at
+
+    def expire(self) -> None:
+        """Ends the requests whose time is up; the alarm calls this."""
+        due, self._alarm, self._alarm_at = self._alarm_at, None, math.inf
+        for each in self._pending():
+            if each.expires <= due:
+                each.future.set_exception(RefusedError(504, f"No answer within {each.expires - each.arrived:g} s."))
+        if left := [each.expires for each in self._pending()]:
+            self._set_alarm(min(left))
+        self._stop_if_unwanted()
+
+    def _pending(self) -> Iterator[_Pending]:
+        running = [] if self._running is None else self._running.requests
+        return (each for each in itertools.chain(running, *self._queues.values()) if not each.future.done())
+
+    def _stop_if_unwanted(self) -> None:
+        run = self._running
+        if run is not None and all(each.future.done() for each in run.requests):
+            run.options.terminate = True
+
+
+def _joined(arrays: Sequence[Array]) -> Array:
+    """Arrays one behind the other along their first axis.
+
+    numpy gives the interpreter away, and has to wait for it again, at each array that it copies; `join` does not.
+    """
+    first = arrays[0]
+    if first.dtype.hasobject or not all(array.flags.c_contiguous for array in arrays):
+        return np.concatenate(arrays)
+    return np.frombuffer(b"".join([array.data for array in arrays]), first.dtype).reshape(-1, *first.shape[1:])
 
 
 def _work(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
@@ -220,6 +261,7 @@ def _work(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
         del job
 
 
-def _expire(future: asyncio.Future[Any], timeout: float) -> None:
-    if not future.done():
-        future.set_exception(RefusedError(504, f"No answer within {timeout:g} s."))
+def _ring(batcher: weakref.ref[Batcher]) -> None:
+    """The alarm of a batcher, which it must not hold until it goes off."""
+    if (there := batcher()) is not None:
+        there.expire()

@@ -21,29 +21,31 @@ LARGEST_HEAD = 64 * 1024  # bytes of the request line and the headers
 
 
 class _Joining:
-    """A transport that sends in one packet what is written in one turn of the loop: the head of an answer, and its body."""
+    """A transport that keeps the head of an answer until the body comes, and sends them in one packet."""
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._loop = loop
-        self._held: list[bytes] = []
+        self._head = b""
 
     def write(self, data: bytes) -> None:
-        if not self._held:
-            self._loop.call_soon(self.flush)
-        self._held.append(data)
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 1"):
+            self._head = data
+            return
+        self._transport.write(data)
 
     def flush(self) -> None:
-        held, self._held = self._held, []
-        if held and not self._transport.is_closing():
-            self._transport.write(b"".join(held) if len(held) > 1 else held[0])
+        """Sends a head that no body follows."""
+        if self._head:
+            self.write(b"")
 
     def close(self) -> None:
         self.flush()
         self._transport.close()
 
     def get_write_buffer_size(self) -> int:
-        return self._transport.get_write_buffer_size() + sum(map(len, self._held))
+        return self._transport.get_write_buffer_size() + len(self._head)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -55,7 +57,7 @@ class Connection(HttpToolsProtocol):
     settings: Settings
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(_Joining(transport, self.loop))  # type: ignore[arg-type]
+        super().connection_made(_Joining(transport))  # type: ignore[arg-type]
         self._since: float | None = time.monotonic()  # when the request that is being received began
         self._received = 0  # bytes of it
         self._head = 0
@@ -113,6 +115,10 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._since, self._received = None, 0
+
+    def on_response_complete(self) -> None:
+        self.transport.flush()  # type: ignore[attr-defined]  # it is `_Joining`
+        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         self._tell(*self._refusal)

@@ -11,8 +11,8 @@ from .settings import Settings
 
 
 def listen(settings: Settings) -> socket.socket:
-    """A bound socket; raises UsageError where there is none to be had, or a file of TLS cannot be read."""
-    _check_tls_files(settings)
+    """A bound socket; raises UsageError where there is none to be had, or TLS cannot be set up."""
+    _check_tls(settings)
     listener = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -30,8 +30,7 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _check_tls_files(settings: Settings) -> None:
-    """Raises UsageError where one cannot be read, which OpenSSL's error does not name, or there is a key alone."""
+def _check_tls(settings: Settings) -> None:
     if settings.keyfile is not None and settings.certfile is None:
         raise UsageError("--keyfile has no meaning without --certfile, the certificate that it belongs to.")
     for option, path in (("--certfile", settings.certfile), ("--keyfile", settings.keyfile)):
@@ -41,6 +40,17 @@ def _check_tls_files(settings: Settings) -> None:
             path.open("rb").close()
         except OSError as error:
             raise UsageError(f"{option} {str(path)!r} cannot be read: {error.strerror}. Give a PEM file.") from None
+    if settings.certfile is not None:
+        import ssl
+
+        try:
+            # A password is given, as OpenSSL would ask for one on the terminal.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.certfile, settings.keyfile, password="")
+        except OSError as error:  # ssl.SSLError is one
+            raise UsageError(
+                f"TLS cannot be set up: {error}. Give a certificate and its key, both PEM, the key without a password: "
+                "--certfile, --keyfile."
+            ) from None
 
 
 def tell_address(settings: Settings, host: str, port: int) -> None:

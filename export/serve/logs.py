@@ -5,6 +5,7 @@ Lines are written without Python's logging, whose records would cost each reques
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
@@ -22,23 +23,42 @@ class _Log:
 
     threshold = logging.CRITICAL
     stream: TextIO | None = None
+    waiting: list[str] = []  # noqa: RUF012  # there is one log
 
 
 def log(event: str, level: str, **facts: Any) -> None:
     """Writes an event; values must be what JSON has, and may be any text, whoever chose it."""
+    _add(event, level, facts)
+    _write()
+
+
+def log_soon(event: str, level: str, **facts: Any) -> None:
+    """Writes an event together with the others of this turn of the running event loop: a call of the system for each line
+    takes longer than all that is done for its request elsewhere here."""
+    if not _Log.waiting:
+        asyncio.get_running_loop().call_soon(_write)
+    _add(event, level, facts)
+
+
+def _add(event: str, level: str, facts: dict[str, Any]) -> None:
     if _LEVELS[level] < _Log.threshold or _Log.stream is None:
         return
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    line = {"time": now, "level": level, "event": event, **facts}
+    line = {"time": datetime.now(UTC), "level": level, "event": event, **facts}
     try:
         text = orjson.dumps(line, default=str).decode()
     except TypeError:  # a file name that is not UTF-8
-        text = json.dumps(line, default=str)
-    try:
-        _Log.stream.write(text + "\n")
-        _Log.stream.flush()
-    except OSError:  # a full disk or a closed pipe must not end the service
-        _Log.stream = None
+        text = json.dumps({**line, "time": line["time"].isoformat()}, default=str)
+    _Log.waiting.append(text + "\n")
+
+
+def _write() -> None:
+    lines, _Log.waiting = _Log.waiting, []
+    if lines and _Log.stream is not None:
+        try:
+            _Log.stream.write("".join(lines))
+            _Log.stream.flush()
+        except OSError:  # a full disk or a closed pipe must not end the service
+            _Log.stream = None
 
 
 def set_up(level: str, stream: TextIO | None = None) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 
 from .batcher import RunFacts
+from .histograms import Histogram, Histograms
 from .refusal import kind_of
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -27,24 +28,15 @@ class Metrics:
             ("model", "kind"),
             registry=self._registry,
         )
-        self.seconds = Histogram(
-            "kbn_request_seconds",
-            "From a request's arrival to its answer.",
-            model,
-            buckets=_SECONDS,
-            registry=self._registry,
+        self.seconds, self.waited, self.run, self.rows = (
+            Histograms(name, documentation, model, bounds, self._registry)
+            for name, documentation, bounds in (
+                ("kbn_request_seconds", "From a request's arrival to its answer.", _SECONDS),
+                ("kbn_queue_seconds", "How long a request waited for its run.", _SECONDS),
+                ("kbn_run_seconds", "How long a run of onnxruntime took.", _SECONDS),
+                ("kbn_batch_rows", "Examples in a run.", _ROWS),
+            )
         )
-        self.waited = Histogram(
-            "kbn_queue_seconds",
-            "How long a request waited for its run.",
-            model,
-            buckets=_SECONDS,
-            registry=self._registry,
-        )
-        self.run = Histogram(
-            "kbn_run_seconds", "How long a run of onnxruntime took.", model, buckets=_SECONDS, registry=self._registry
-        )
-        self.rows = Histogram("kbn_batch_rows", "Examples in a run.", model, buckets=_ROWS, registry=self._registry)
         self.waiting = Gauge("kbn_queue_length", "Requests that wait.", model, registry=self._registry)
         self.reloads = Counter(
             "kbn_reloads", "Models loaded again, by result.", ("model", "result"), registry=self._registry

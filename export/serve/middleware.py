@@ -14,10 +14,11 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .logs import log
+from .answering import JSON, send_answer
+from .logs import log, log_soon
 from .metrics import Metrics
 from .refusal import RefusedError, kind_of
-from .scope import FACTS
+from .scope import FACTS, HEADERS
 
 _ID = re.compile(rb"[\w.:-]{1,64}")
 _OPEN = ("/v2/health/", "/page.js")  # what needs no token: probes have none, nor has the page, which holds no data
@@ -46,7 +47,7 @@ class Middleware:
         given = headers.get(b"x-request-id", b"")
         request_id = given if _ID.fullmatch(given) else self._new_id()
         facts: dict[str, Any] = {}
-        scope[FACTS] = facts
+        scope[FACTS], scope[HEADERS] = facts, headers
         status = 0
 
         async def send_on(message: Message) -> None:
@@ -83,7 +84,7 @@ class Middleware:
             if status >= 400:
                 self._metrics.refused(facts.get("model", ""), status)
                 facts["kind"] = kind_of(status)
-            log(
+            log_soon(
                 "request",
                 "info" if status < 500 else "warning",
                 request=request_id.decode(),
@@ -106,11 +107,8 @@ class Middleware:
 
 
 async def _refuse(send: Send, refused: RefusedError) -> None:
-    body = orjson.dumps({"error": refused.message})
-    headers = {"content-type": "application/json", "content-length": str(len(body)), **refused.headers}
-    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": refused.status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})
+    headers = [(name.encode(), value.encode()) for name, value in refused.headers.items()]
+    await send_answer(send, refused.status, orjson.dumps({"error": refused.message}), JSON, *headers)
 
 
 def _of_router(error: HTTPException, scope: Scope) -> RefusedError:

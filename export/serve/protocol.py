@@ -8,7 +8,6 @@ onnxruntime is given is decided here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,10 +23,10 @@ from .refusal import RefusedError
 
 Array = NDArray[Any]
 
-HEADER_LENGTH = "inference-header-content-length"
+HEADER_LENGTH = b"inference-header-content-length"
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class InferRequest:
     """A request that the model can be given.
 
@@ -43,7 +42,7 @@ class InferRequest:
     timeout: float | None
 
 
-def parse(body: bytes, header_length: str | None, inputs: Sequence[Port], outputs: Sequence[Port]) -> InferRequest:
+def parse(body: bytes, header_length: bytes | None, inputs: Sequence[Port], outputs: Sequence[Port]) -> InferRequest:
     """Reads and validates a request for a model of these inputs and outputs.
 
     Raises:
@@ -52,7 +51,7 @@ def parse(body: bytes, header_length: str | None, inputs: Sequence[Port], output
     end = _header_length(header_length, len(body))
     document = _object(_json(body[:end] if end < len(body) else body), "The request")
     identifier = document.get("id")
-    if not isinstance(identifier, str | None):
+    if identifier is not None and not isinstance(identifier, str):
         raise RefusedError(400, "id must be a string.")
     parameters = _parameters(document, "The request")
     return InferRequest(
@@ -87,8 +86,7 @@ def answer(
 def check_shape(shape: Sequence[int], port: Port) -> None:
     """Refuses (400) a shape that the port has not."""
     wanted = port.shape
-    fits = len(shape) == len(wanted) and all(w in (FREE, s) for s, w in zip(shape, wanted, strict=True))
-    if not fits:
+    if len(shape) != len(wanted) or any(w not in (FREE, s) for s, w in zip(shape, wanted, strict=True)):
         raise RefusedError(
             400, f"Input {port.name!r}: shape {list(shape)[:16]} is not {list(wanted)}, where -1 is free."
         )
@@ -96,10 +94,10 @@ def check_shape(shape: Sequence[int], port: Port) -> None:
         raise RefusedError(400, f"Input {port.name!r}: shape {list(shape)} has no element.")
 
 
-def _header_length(text: str | None, size: int) -> int:
+def _header_length(text: bytes | None, size: int) -> int:
     if text is None:
         return size
-    if not (text.isascii() and text.isdigit() and len(text) < 16 and 0 < int(text) <= size):
+    if not (text.isdigit() and len(text) < 16 and 0 < int(text) <= size):
         raise RefusedError(400, f"Inference-Header-Content-Length must be a number from 1 to the body's {size} bytes.")
     return int(text)
 
@@ -151,11 +149,13 @@ def _shape(entry: Mapping[str, Any], port: Port) -> tuple[list[int], int]:
             raise RefusedError(400, f"Input {port.name!r} has no datatype; it is {port.datatype}.")
         known = isinstance(word, str) and word in NUMPY
         raise RefusedError(400, f"Input {port.name!r} is {port.datatype}, not {word if known else _shown(word)}.")
-    shape = _list(entry, "shape")
-    if not all(map(_is_size, shape)):
-        raise RefusedError(400, f"Input {port.name!r}: shape must be whole numbers.")
+    shape, count = _list(entry, "shape"), 1
+    for size in shape:
+        if not _is_size(size):
+            raise RefusedError(400, f"Input {port.name!r}: shape must be whole numbers.")
+        count *= size
     check_shape(shape, port)
-    return shape, math.prod(shape)
+    return shape, count
 
 
 def _wanted(document: Mapping[str, Any], ports: Sequence[Port], binary: bool) -> list[tuple[str, bool]]:

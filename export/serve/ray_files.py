@@ -54,13 +54,14 @@ class Collector:
         self._threads = threads
         self._packages: dict[Place, Package] = {}
         self._marks: dict[Place, Fingerprint] = {}
+        self._kept: dict[Place, Package] = {}
         self.failures: dict[Place, str] = {}
 
     def collect(self, strict: bool = True, retry: bool = False) -> list[Package]:
         """All files; those that changed since the last time are looked into again. What raises changes nothing.
 
         Args:
-            strict: raise what the first file that fails raises; else what was collected of it before stands.
+            strict: raise what the first file that fails raises; else what was kept of it stands.
             retry: look again into what failed and has not changed since.
 
         Raises:
@@ -78,7 +79,7 @@ class Collector:
                 except KbnError as error:
                     if strict:
                         raise
-                    failure = str(error)
+                    package, failure = self._kept.get(place), str(error)
                 before, mark = mark, fingerprint(path, _beside(package))
                 if mark[:1] != before[:1]:  # exchanged meanwhile: the next look is to see a change
                     mark = before
@@ -89,6 +90,10 @@ class Collector:
                 failures[place] = failure
         self._packages, self._marks, self.failures = packages, marks, failures
         return list(packages.values())
+
+    def keep(self) -> None:
+        """What was collected has been sent: it stands for those of its files that fail later."""
+        self._kept = self._packages
 
     def look(self) -> dict[Place, Fingerprint]:
         """What changes when a file does; raises UsageError as `repository.find` does."""

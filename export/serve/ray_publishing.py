@@ -39,6 +39,7 @@ class Publisher:
         for (name, version), why in failures.items() - before.items():
             log("reload", "error", model=name, version=version, reason=why)
         self._send(packages, {"/".join(place): why for place, why in failures.items()})
+        self._collector.keep()
         self._published = self._collector.collected()
         log("published", "info", models=len(packages))
 

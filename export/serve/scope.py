@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 FACTS = "kbn.facts"  # what a handler knows of its request, for the log
+HEADERS = "kbn.headers"  # by name, both as bytes; of one that is there twice, the last
 DISCONNECTED = (
     "kbn.disconnected"  # an extension: {"call": a function that takes what is called when the client has gone}
 )

@@ -19,7 +19,6 @@ from typing import Any
 
 import uvicorn
 
-from ..errors import UsageError
 from .app import build
 from .connection import connection_class, sweep
 from .listening import tell_address
@@ -40,16 +39,9 @@ def serve(
     """Serves the models of a registry on a bound socket until a signal ends it.
 
     Raises:
-        UsageError: the certificate or its key is none.
         KbnError: a model cannot be served; the message says which and why.
     """
     server = Server(registry, metrics, settings, listener, when_ready)
-    try:
-        server.config.load()
-    except OSError as error:  # ssl.SSLError is one
-        raise UsageError(
-            f"TLS cannot be set up: {error}. Give a certificate and its key, both PEM: --certfile, --keyfile."
-        ) from None
     server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure
@@ -85,7 +77,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 build(registry, metrics, settings, lambda: self._draining),
                 http=connection_class(settings),
-                loop="asyncio",
+                loop="auto",
                 ws="none",
                 lifespan="off",
                 log_config=None,

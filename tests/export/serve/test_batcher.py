@@ -2,15 +2,23 @@
 
 import asyncio
 import gc
+import math
 import threading
 import weakref
 
 import numpy as np
 import pytest
 
+from kbn.export.serve import batcher as batching
 from kbn.export.serve.batcher import Batcher
 from kbn.export.serve.refusal import RefusedError
 from serving import wait_until
+
+
+@pytest.fixture(autouse=True)
+def slow(monkeypatch):
+    """No run counts as quick, however fast the machine is."""
+    monkeypatch.setattr(batching, "_QUICK", 0)
 
 
 class HeldModel:
@@ -78,6 +86,27 @@ def test_requests_that_arrive_together_run_together_though_the_model_was_idle():
         await asyncio.gather(batcher.submit(rows(1), 30), batcher.submit(rows(2), 30))
 
     assert run(test)[0].runs == [[(2, 2)]]
+
+
+def test_a_quick_model_runs_half_of_what_is_under_way(monkeypatch):
+    async def test(model, batcher):
+        first, futures = await after_the_first(model, batcher, *[rows(value) for value in range(1, 8)])
+        model.free.set()
+        answers = await asyncio.gather(first, *futures)
+        assert [answer[0][0, 0] for answer in answers] == [2 * value for value in range(8)]
+
+    monkeypatch.setattr(batching, "_QUICK", math.inf)
+    # Of 7 and 1 answered; of 3 and 4 answered; of none and 3 answered.
+    assert run(test, max_rows=16)[0].runs == [[(1, 2)], [(4, 2)], [(3, 2)]]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["float16", "bool", "int64", "object"])
+def test_merged_inputs_lie_one_behind_the_other(dtype, order):
+    first, second = (np.arange(start, start + 6).reshape(2, 3).astype(dtype, order=order) for start in (0, 6))
+    merged = batching._joined([first, second[1:]])
+    np.testing.assert_array_equal(merged, np.concatenate([first, second[1:]]))
+    assert merged.dtype == dtype
 
 
 @pytest.mark.parametrize(

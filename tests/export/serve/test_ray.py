@@ -253,7 +253,8 @@ def test_ray_that_is_missing_is_named(tmp_path, run, monkeypatch):
     "missing", ["ray", "ray.serve"]
 )  # Ray alone, without its [serve], lacks what its Serve imports
 def test_ray_that_is_not_whole_is_named(tmp_path, run, monkeypatch, missing):
-    pytest.importorskip("ray")
+    ray = pytest.importorskip("ray")
+    monkeypatch.delattr(ray, "serve", raising=False)  # there where another test has imported it
     monkeypatch.setattr("kbn.export.serve.ray_engine.check_address", lambda _address: None)
     monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.delitem(sys.modules, "kbn.export.serve.ray_application", raising=False)

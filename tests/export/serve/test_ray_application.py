@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kbn.export.errors import UsageError
+from kbn.export.errors import KbnError, UsageError
 from kbn.export.serve.model import load
 from kbn.export.serve.ray_files import Collector
 from kbn.export.serve.ray_settings import RaySettings
@@ -97,6 +97,30 @@ def test_a_file_that_fails_is_told_and_keeps_no_other_from_being_published(modul
     assert "no ONNX model" in failures["new/1"]
     told = {(facts["model"], facts["version"], facts["reason"]) for event, facts in logged.facts if "model" in facts}
     assert told == {(name, "1", failures[f"{name}/1"]) for name in ("bad", "new")}
+
+
+def test_a_file_that_changes_while_it_is_sent_and_ends_broken_keeps_no_other_from_being_published(
+    modules, tmp_path, monkeypatch
+):
+    good, bad = (write_rows(tmp_path / f"{name}.onnx", seed=0) for name in ("good", "bad"))
+    publisher, sent = modules.publishing.Publisher(Collector([tmp_path], 1), None), []
+
+    def send(packages, _failures):
+        sums = {package.place[0]: package.sha256["model.onnx"] for package in packages}
+        sent.append(sums)
+        if len(sent) == 2:
+            bad.write_bytes(b"nothing")
+            raise KbnError("it was changed while it was being read")
+
+    monkeypatch.setattr(publisher, "_send", send)
+    publisher.publish()
+    for path in (good, bad):
+        write_rows(path, seed=1)
+    for _ in range(4):
+        publisher.refresh(force=False)
+    first, second, third = sent
+    assert third == {"bad": first["bad"], "good": second["good"]}
+    assert second["good"] != first["good"]
 
 
 def test_sighup_is_logged_though_nothing_has_changed(modules, logged, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from kbn.export.errors import BrokenModelError, UsageError
-from kbn.export.serve import inference, logs, plain_input, server
+from kbn.export.serve import infer, logs, plain_input, predict, server
 from serving import TURNS, read_answer, request, rows_request, serving, wait_until, weights, write, write_rows
 
 X = np.ones((1, 4), np.float32)
@@ -101,7 +101,7 @@ def test_a_fault_of_the_servers_own_is_told_without_its_traceback(tmp_path, monk
 
     lines = io.StringIO()
     with serving(write_rows(tmp_path / "rows.onnx")) as address:
-        monkeypatch.setattr(inference, "answer", broken)
+        monkeypatch.setattr(infer, "answer", broken)
         monkeypatch.setattr(logs._Log, "stream", lines)
         monkeypatch.setattr(logs._Log, "threshold", 0)
         status, answer = address.post(PATH, rows_request(X), X_Request_Id="mine")
@@ -199,7 +199,7 @@ def test_a_request_whose_model_is_exchanged_while_its_file_is_read_is_answered(t
         assert exchanged.wait(30)
         return plain_input.read_input(*arguments)
 
-    monkeypatch.setattr(inference, "read_input", slowly)
+    monkeypatch.setattr(predict, "read_input", slowly)
     file = io.BytesIO()
     np.save(file, X)
     answers = []

@@ -1,0 +1,36 @@
+"""The protocol's route that runs a model. It is plain ASGI: most requests come here, and pass as little as can be."""
+
+from __future__ import annotations
+
+import time
+
+from starlette.types import Receive, Scope, Send
+
+from .answering import JSON, send_answer
+from .protocol import HEADER_LENGTH, answer, parse
+from .running import Running
+from .scope import FACTS, HEADERS
+
+_BYTES = (b"content-type", b"application/octet-stream")
+
+
+class Infer:
+    """POST /v2/models/NAME[/versions/VERSION]/infer"""
+
+    def __init__(self, running: Running) -> None:
+        self._running = running
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started, of_path = time.perf_counter(), scope["path_params"]
+        served, body = await self._running.receive(scope, receive, of_path["name"], of_path.get("version"))
+        inputs, outputs = served.model.inputs, served.model.outputs
+        wanted = parse(body, scope[HEADERS].get(HEADER_LENGTH), inputs, outputs)
+        if wanted.id:
+            scope[FACTS]["id"] = wanted.id[:100]
+        arrays = await self._running.run(scope, receive, served, wanted.feeds, wanted.timeout)
+        content, length = answer(served.name, served.version, wanted, arrays, {port.name: port for port in outputs})
+        self._running.count(served, started)
+        if length is None:
+            await send_answer(send, 200, content, JSON)
+        else:
+            await send_answer(send, 200, content, _BYTES, (HEADER_LENGTH, b"%d" % length))
