@@ -21,12 +21,17 @@ _INFER = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))
 
 
 def build(
-    registry: Registry, metrics: Metrics, settings: Settings, is_draining: Callable[[], bool] = lambda: False
+    registry: Registry,
+    metrics: Metrics,
+    settings: Settings,
+    is_draining: Callable[[], bool] = lambda: False,
+    tells_id: bool = True,
 ) -> ASGIApp:
     """The ASGI application that serves the registry's models.
 
     Args:
         is_draining: whether the server is about to stop: it is not ready then, and connections are closed behind their answers.
+        tells_id: whether answers have the request's id in a header, which hosts such as Ray add themselves.
     """
     running = Running(registry, settings)
     infer, predict = Infer(running), Predict(running)
@@ -47,7 +52,7 @@ def build(
         Route("/page.js", status.script),
     ]
     routed = _Direct(infer, Router(routes, redirect_slashes=False))
-    return Middleware(routed, metrics, settings.token, is_draining)
+    return Middleware(routed, metrics, settings.token, is_draining, tells_id)
 
 
 class _Direct:

@@ -20,20 +20,26 @@ from .settings import Settings
 LARGEST_HEAD = 64 * 1024  # bytes of the request line and the headers
 
 
+_SMALL = 64 * 1024  # bytes that are copied rather than sent apart
+
+
 class _Joining:
-    """A transport that keeps the head of an answer until the body comes, and sends them in one packet."""
+    """A transport that keeps the head of an answer until the body comes, and sends them in one packet if that is small."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._head = b""
 
     def write(self, data: bytes) -> None:
-        if self._head:
-            data, self._head = self._head + data, b""
+        if self._transport.is_closing():  # of a client that has gone
+            return
+        head, self._head = self._head, b""
+        if head:
+            self._transport.writelines([head, data] if len(data) > _SMALL else [head + data])
         elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 1"):
             self._head = data
-            return
-        self._transport.write(data)
+        else:
+            self._transport.write(data)
 
     def flush(self) -> None:
         """Sends a head that no body follows."""
@@ -60,7 +66,10 @@ class Connection(HttpToolsProtocol):
         super().connection_made(_Joining(transport))  # type: ignore[arg-type]
         self._since: float | None = time.monotonic()  # when the request that is being received began
         self._received = 0  # bytes of it
+        self._piece = 0  # bytes of what is being parsed
         self._head = 0
+        self._lost = False
+        self._ends = False  # behind the answers to the requests that there are
         self._when_lost: list[Callable[[], Any]] = []
         self._refusal = (400, "This is no HTTP request.")
         self._told = False
@@ -69,7 +78,8 @@ class Connection(HttpToolsProtocol):
             self._tell(503, "Too many connections are open; try again.")
 
     def data_received(self, data: bytes) -> None:
-        self._received += len(data)
+        self._piece = len(data)
+        self._received += self._piece
         if self._told or self.transport.is_closing():
             return
         super().data_received(data)
@@ -85,17 +95,19 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._head = 0
         if self._since is None:
-            self._since, self._received = time.monotonic(), 0
-
+            self._since, self._received = time.monotonic(), self._piece
         self.scope["extensions"] = {DISCONNECTED: {"call": self._call_when_lost}}
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._lost = True
         for call in list(self._when_lost):
             call()
 
     def _call_when_lost(self, call: Callable[[], Any]) -> Callable[[], Any]:
         """Has `call` called when the client has gone, until what this returns is called."""
+        if self._lost:
+            call()
         self._when_lost.append(call)
         return lambda: self._when_lost.remove(call)
 
@@ -118,10 +130,12 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self.transport.flush()  # type: ignore[attr-defined]  # it is `_Joining`
+        if self._ends and not self.pipeline:
+            self.transport.close()
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
-        self._tell(*self._refusal)
+        self._refuse(*self._refusal)
 
     def timeout_keep_alive_handler(self) -> None:
         if not self.transport.get_write_buffer_size():  # else `look` ends it
@@ -138,11 +152,13 @@ class Connection(HttpToolsProtocol):
             self._sending = (self._sending[0], max(waiting, self._sending[1]))
         if self._sending and self._is_overdue(*self._sending, now):
             self.transport.abort()
+        elif self._since is not None and self.pipeline:
+            self._since = now  # uvicorn reads no further before the request ahead is answered
         elif self._since is not None and self._is_overdue(self._since, self._received, now):
             if self._told or not self._received or (self.cycle is not None and self.cycle.response_started):
                 self.transport.abort()
             else:
-                self._tell(408, "The request was not received in time.")
+                self._refuse(408, "The request was not received in time.")
 
     def _is_overdue(self, since: float, size: int, now: float) -> bool:
         return now - since > self.settings.receive_timeout + size / self.settings.min_rate
@@ -163,6 +179,17 @@ class Connection(HttpToolsProtocol):
                 other.transport.close()
                 return True
         return False
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Tells the client, unless requests ahead of what is refused are unanswered: it would take this for their answer."""
+        is_of_latest = not self.is_idle and self.cycle.more_body
+        if is_of_latest and self.pipeline:
+            self.pipeline.popleft()
+        elif is_of_latest or self.is_idle:
+            self._tell(status, message)
+            return
+        self._told = self._ends = True
+        self._since = None
 
     def _tell(self, status: int, message: str) -> None:
         """Writes an answer past the application, and closes."""

@@ -14,7 +14,7 @@ from prometheus_client.utils import floatToGoString
 
 
 class Histogram:
-    """The values of one set of labels; all are added in one thread."""
+    """The values of one set of labels, all of which are added in one thread."""
 
     __slots__ = ("bounds", "counts", "sum")
 
@@ -38,16 +38,16 @@ class Histograms(Collector):
         self._documentation = documentation
         self._labels = labels
         self._bounds = bounds
-        self._of: dict[tuple[str, ...], Histogram] = {}
+        self._children: dict[tuple[str, ...], Histogram] = {}
         registry.register(self)
 
     def labels(self, *values: str) -> Histogram:
-        return self._of.setdefault(values, Histogram(self._bounds))
+        return self._children.setdefault(values, Histogram(self._bounds))
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry, for a scrape."""
         family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
         words = [*map(floatToGoString, self._bounds), "+Inf"]
-        for values, each in self._of.items():
+        for values, each in list(self._children.items()):  # to which a model that is being loaded may add
             family.add_metric(values, list(zip(words, accumulate(each.counts), strict=True)), each.sum)
         yield family

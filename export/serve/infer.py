@@ -29,7 +29,7 @@ class Infer:
             scope[FACTS]["id"] = wanted.id[:100]
         arrays = await self._running.run(scope, receive, served, wanted.feeds, wanted.timeout)
         content, length = answer(served.name, served.version, wanted, arrays, {port.name: port for port in outputs})
-        self._running.count(served, started)
+        served.count(time.perf_counter() - started)
         if length is None:
             await send_answer(send, 200, content, JSON)
         else:

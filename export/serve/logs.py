@@ -33,11 +33,12 @@ def log(event: str, level: str, **facts: Any) -> None:
 
 
 def log_soon(event: str, level: str, **facts: Any) -> None:
-    """Writes an event together with the others of this turn of the running event loop: a call of the system for each line
-    takes longer than all that is done for its request elsewhere here."""
-    if not _Log.waiting:
-        asyncio.get_running_loop().call_soon(_write)
+    """Writes an event together with the others of this turn of the running event loop, as a call of the system for each takes
+    long. Only that loop's thread may log while lines wait."""
+    is_first = not _Log.waiting
     _add(event, level, facts)
+    if is_first and _Log.waiting:
+        asyncio.get_running_loop().call_soon(_write)
 
 
 def _add(event: str, level: str, facts: dict[str, Any]) -> None:

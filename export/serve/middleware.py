@@ -30,13 +30,17 @@ class Middleware:
     Args:
         token: what a client must send; None lets everyone in.
         is_draining: whether connections are to be closed behind their answers.
+        tells_id: whether answers have the id in a header.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, token: str | None, is_draining: Callable[[], bool]) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, token: str | None, is_draining: Callable[[], bool], tells_id: bool
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._token = None if token is None else f"Bearer {token}".encode()
         self._is_draining = is_draining
+        self._tells_id = tells_id
         self._start, self._count = secrets.token_hex(4), itertools.count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,11 +58,9 @@ class Middleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [
-                    *message["headers"],
-                    (b"x-request-id", request_id),
-                    (b"x-content-type-options", b"nosniff"),
-                ]
+                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
+                if self._tells_id:
+                    message["headers"].append((b"x-request-id", request_id))
                 if self._is_draining():
                     message["headers"].append((b"connection", b"close"))
             await send(message)

@@ -44,7 +44,7 @@ class Predict:
         if files:
             raise RefusedError(400, f"There is no input {next(iter(files))[:100]!r}.")
         arrays = await self._running.run(request.scope, request.receive, served, feeds)
-        self._running.count(served, started)
+        served.count(time.perf_counter() - started)
         shown = {"model_name": served.name, "model_version": served.version}
         shown |= plain_answer(arrays, served.model.file.labels)
         options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE

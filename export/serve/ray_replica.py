@@ -49,7 +49,7 @@ class Replica:
         self._registry.failed_before = self._state.failures
         await self._unpack(self._state.packages)
         await self._registry.load_all()
-        _Hosted.app = build(self._registry, metrics, settings, lambda: self._state.draining)
+        _Hosted.app = build(self._registry, metrics, settings, lambda: self._state.draining, tells_id=False)
         self._following = asyncio.ensure_future(self._follow())
 
     def __del__(self) -> None:

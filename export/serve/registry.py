@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import KbnError
 from .logs import log
-from .metrics import Metrics, ModelMetrics
+from .metrics import Metrics
 from .refusal import RefusedError
 from .repository import Fingerprint, Place, find, fingerprint
 from .served import Served
@@ -35,7 +35,6 @@ class Registry:
         self._metrics = metrics
         self._served: dict[Place, Served] = {}
         self._newest: dict[str, str] = {}
-        self._of_model: dict[Place, ModelMetrics] = {}
         self._loaded: dict[Place, Fingerprint] = {}
         self._seen: dict[Place, Fingerprint] = {}
         self._failures: dict[Place, str] = {}
@@ -67,9 +66,6 @@ class Registry:
         raise RefusedError(
             404, f"Model {name!r} has no version {(version or '')[:20]!r}, but {', '.join(self.versions(name))}."
         )
-
-    def metrics(self, served: Served) -> ModelMetrics:
-        return self._of_model[served.name, served.version]
 
     def failures(self) -> dict[str, str]:
         """By NAME/VERSION why a file that was found is not, or no longer as it lies there, served."""
@@ -165,14 +161,13 @@ class Registry:
 
     def _put(self, place: Place, served: Served, mark: Fingerprint) -> None:
         self._served[place] = served
-        self._of_model[place] = self._metrics.of(*place)
         self._loaded[place] = self._seen[place] = mark
         self._failures.pop(place, None)
         self._name_newest()
         _tell(served)
 
     def _remove(self, place: Place) -> None:
-        for known in (self._served, self._loaded, self._seen, self._of_model):
+        for known in (self._served, self._loaded, self._seen):
             known.pop(place, None)
         self._name_newest()
         log("removed", "info", model=place[0], version=place[1])

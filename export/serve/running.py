@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -54,12 +53,6 @@ class Running:
         finally:
             unwatch()
         return {port.name: array for port, array in zip(served.model.outputs, arrays, strict=True)}
-
-    def count(self, served: Served, started: float) -> None:
-        """Counts an answer to a request that came in at `started`."""
-        seconds = time.perf_counter() - started
-        served.latest.append(seconds)
-        self._registry.metrics(served).answered(seconds)
 
     def only_model(self) -> str:
         """The name of the only model, for who names none."""

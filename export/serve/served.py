@@ -35,6 +35,7 @@ class Served:
     model: Model
     warm: WarmUp
     batcher: Batcher
+    metrics: ModelMetrics
     seconds: float
     latest: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
@@ -46,7 +47,12 @@ class Served:
         warm = warm_up(model, settings.max_batch)
         _return_memory()
         batcher = Batcher(model, warm.merges, settings.max_batch, settings.queue, metrics.ran)
-        return cls(name, version, model, warm, batcher, time.perf_counter() - started)
+        return cls(name, version, model, warm, batcher, metrics, time.perf_counter() - started)
+
+    def count(self, seconds: float) -> None:
+        """Counts an answer, which took so long from its request's arrival."""
+        self.latest.append(seconds)
+        self.metrics.answered(seconds)
 
     def metadata(self) -> dict[str, Any]:
         """The protocol's metadata of the model, and beside it what kbn knows of the file."""

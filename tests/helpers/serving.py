@@ -15,11 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 
+from kbn.export.serve.batcher import Batcher
 from kbn.export.serve.listening import listen
 from kbn.export.serve.metrics import Metrics
 from kbn.export.serve.registry import Registry
@@ -142,6 +144,23 @@ def serving(*sources: Path, **settings: Any) -> Iterator[Address]:
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def held(batcher: Batcher) -> Iterator[threading.Event]:
+    """Holds back the model behind a queue until the event that this gives is set, or the block ends."""
+    model, free = batcher._model, threading.Event()
+
+    def run(*arguments: Any) -> Any:
+        free.wait(30)
+        return model.run(*arguments)
+
+    batcher._model = SimpleNamespace(run=run)  # type: ignore[assignment]
+    try:
+        yield free
+    finally:
+        free.set()
+        batcher._model = model
 
 
 @dataclass

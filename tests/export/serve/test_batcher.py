@@ -4,6 +4,7 @@ import asyncio
 import gc
 import math
 import threading
+import time
 import weakref
 
 import numpy as np
@@ -212,6 +213,85 @@ def test_a_run_that_nobody_wants_is_stopped():
             await asyncio.sleep(0.001)
 
     assert len(run(test)[0].runs) == 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_run_goes_on_while_one_of_its_requests_is_wanted(late):
+    async def test(model, batcher):
+        model.free.set()
+        await batcher.submit(rows(0), 30)
+        model.free.clear()
+        gone = batcher.submit(rows(1), 0.01 if late else 30)
+        kept = batcher.submit(rows(2), 30)
+        while not batcher._running:
+            await asyncio.sleep(0.001)
+        if late:
+            with pytest.raises(RefusedError):
+                await gone
+        else:
+            batcher.drop(gone)
+        await asyncio.sleep(0.05)  # in which the model would see that it is to stop
+        model.free.set()
+        assert (await kept)[0][0, 0] == 4
+
+    assert run(test)[0].runs == [[(1, 2)], [(2, 2)]]
+
+
+def test_a_run_that_is_dropped_is_stopped():
+    async def test(model, batcher):
+        only = batcher.submit(rows(1), 30)
+        await asyncio.to_thread(model.started.wait)
+        batcher.drop(only)
+        while not batcher.idle:  # though the model is never let go
+            await asyncio.sleep(0.001)
+
+    run(test)
+
+
+def test_each_request_has_a_time_of_its_own():
+    async def test(model, batcher):
+        first = batcher.submit(rows(0), 30)
+        waits = [0.2, 0.05, 0.3, 0.1, 30]
+        began = time.monotonic()
+        futures = [batcher.submit(rows(1), wait) for wait in waits]
+        for index in (1, 3, 0, 2):
+            with pytest.raises(RefusedError, match=f"{waits[index]:g} s"):
+                await futures[index]
+            assert time.monotonic() - began > waits[index] - 0.01
+        model.free.set()
+        assert (await first)[0][0, 0] == 0
+        assert (await futures[4])[0][0, 0] == 2
+
+    run(test)
+
+
+def test_what_is_no_longer_wanted_does_not_gather_in_the_queue():
+    async def test(model, batcher):
+        first = batcher.submit(rows(0), 30)
+        await asyncio.to_thread(model.started.wait)
+        for _ in range(100):
+            batcher.drop(batcher.submit(rows(1), 30))
+        assert sum(map(len, batcher._queues.values())) <= 8
+        model.free.set()
+        await first
+
+    run(test)
+
+
+def test_a_run_that_fails_does_not_count_as_quick(monkeypatch):
+    async def test(model, batcher):
+        model.free.set()
+        with pytest.raises(RefusedError):
+            await batcher.submit(rows(13), 30)
+        model.free.clear()
+        model.started.clear()
+        first, futures = await after_the_first(model, batcher, rows(1), rows(2), rows(3))
+        monkeypatch.setattr(batching, "_QUICK", 0)
+        model.free.set()
+        await asyncio.gather(first, *futures)
+
+    monkeypatch.setattr(batching, "_QUICK", math.inf)
+    assert run(test)[0].runs == [[(1, 2)], [(1, 2)], [(3, 2)]]
 
 
 def test_a_request_that_is_answered_leaves_no_garbage():

@@ -4,7 +4,6 @@ Both engines are asked alike; that on Ray runs two replicas on two nodes.
 """
 
 import json
-import threading
 
 import numpy as np
 import onnxruntime
@@ -13,7 +12,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from kbn.export.serve.datatypes import NUMPY
-from serving import process, serving, wait_until, write, write_rows
+from serving import held, process, serving, wait_until, write, write_rows
 
 NUMERIC = [name for name in NUMPY if name != "BYTES"]
 ONNX = {"FP16": "float16", "FP32": "float", "FP64": "double"}
@@ -155,30 +154,17 @@ def test_packed_requests(client, server, algorithm):
     np.testing.assert_allclose(result.as_numpy("y"), direct(server[1] / "rows/12/model.onnx", x=X)[0], rtol=1e-6)
 
 
-class Held:
-    """A model whose first run waits until it is let go."""
-
-    def __init__(self, model):
-        self.model, self.free = model, threading.Event()
-
-    def run(self, *arguments):
-        self.free.wait(30)
-        return self.model.run(*arguments)
-
-
-def test_many_at_once_are_merged_and_each_gets_its_own(server, monkeypatch):
+def test_many_at_once_are_merged_and_each_gets_its_own(server):
     address, folder = server
     if address.server is None:
         pytest.skip("the queue that this looks into is in another process")
     (y, _), runs = direct(folder / "rows/12/model.onnx", x=X), 'kbn_batch_rows_count{model="rows",version="12"}'
     before = address.metric(runs)
     batcher = address.server.registry.get("rows").batcher
-    held = Held(batcher._model)
-    monkeypatch.setattr(batcher, "_model", held)
-    with triton.InferenceServerClient(f"127.0.0.1:{address.port}", concurrency=24) as many:
+    with held(batcher) as free, triton.InferenceServerClient(f"127.0.0.1:{address.port}", concurrency=24) as many:
         asked = [(row, many.async_infer("rows", [tensor("x", X[row : row + 1], True)])) for row in [0, 1, 2] * 8]
         wait_until(lambda: batcher._running and batcher.waiting + len(batcher._running.requests) == 24)
-        held.free.set()
+        free.set()
         for row, answer in asked:
             np.testing.assert_allclose(answer.get_result().as_numpy("y"), y[row : row + 1], rtol=1e-5)
     assert address.metric(runs) - before <= 3  # what was first, and at most two batches of 16

@@ -1,14 +1,18 @@
 """Slow and greedy clients: each kind is sent away, and others do not notice."""
 
 import contextlib
+import io
 import json
 import socket
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 
-from serving import read_answer, request, rows_request, serving, wait_until, write, write_rows
+from kbn.export.serve import logs
+from serving import held, read_answer, request, rows_request, serving, wait_until, write, write_rows
 
 GOOD = json.dumps(rows_request(np.ones((1, 4), np.float32))).encode()
 PATH = "/v2/models/rows/infer"
@@ -16,14 +20,19 @@ WHOLE = request("POST", PATH, GOOD)
 HEAD = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n".encode()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """Clients have a third of a second, and 20 MB per second count as fast."""
+@pytest.fixture(scope="module", params=["uvloop", "asyncio"])
+def server(tmp_path_factory, request):
+    """Clients have a third of a second, and 20 MB per second count as fast; on either event loop."""
     folder = tmp_path_factory.mktemp("models")
     write_rows(folder / "rows.onnx")
     write(folder / "wide.onnx", "(float[N] x, int64[2] s) => (float[N, M] y) { y = Expand(x, s) }")
-    with serving(folder, receive_timeout=0.3, min_rate=20_000_000, connections=8) as address:
-        yield address
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "asyncio":
+            patch.setitem(sys.modules, "uvloop", None)  # as on Windows, which has none
+        else:
+            pytest.importorskip("uvloop")
+        with serving(folder, receive_timeout=0.3, min_rate=20_000_000, connections=8) as address:
+            yield address
 
 
 @contextlib.contextmanager
@@ -118,6 +127,81 @@ def test_one_connection_serves_many_requests(server):
             answers += connection.recv(1 << 16)
 
 
+@pytest.fixture
+def free(server):
+    """Set, once the model `rows` is to run."""
+    with held(server.server.registry.get("rows").batcher) as free:
+        yield free
+
+
+def test_a_request_that_waits_for_the_one_ahead_is_not_slow(server, free):
+    kept = WHOLE.replace(b"Connection: close\r\n", b"")
+    with server.connect() as connection:
+        head, body = kept.split(b"\r\n\r\n")
+        connection.sendall(kept)
+        wait_until(lambda: server.server.registry.get("rows").batcher._running)
+        connection.sendall(head + b"\r\n\r\n")
+        time.sleep(0.1)
+        connection.sendall(body)
+        time.sleep(1)  # thrice what a slow client is given
+        free.set()
+        answers = b""
+        while answers.count(b"HTTP/1.1 200 OK") < 2:
+            answers += (part := connection.recv(1 << 16))
+            assert part
+
+
+def test_a_slow_request_behind_another_does_not_get_its_answer(server, free):
+    kept = WHOLE.replace(b"Connection: close\r\n", b"")
+    with server.connect() as connection:
+        connection.sendall(kept + HEAD)
+        time.sleep(1)  # thrice what a slow client is given
+        free.set()
+        answers = b""
+        with contextlib.suppress(ConnectionError):
+            while part := connection.recv(1 << 16):  # until the server closes
+                answers += part
+    assert answers.count(b"HTTP/1.1 200 OK") == answers.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_client_that_asks_twice_and_goes_is_no_fault(server, free, monkeypatch, caplog):
+    wait_until(lambda: not server.server.server_state.tasks)  # of other tests
+    lines = io.StringIO()
+    monkeypatch.setattr(logs._Log, "stream", lines)
+    monkeypatch.setattr(logs._Log, "threshold", 0)
+    with server.connect() as connection:
+        connection.sendall(WHOLE.replace(b"Connection: close\r\n", b"") * 2)
+        wait_until(lambda: server.server.registry.get("rows").batcher._running)
+    wait_until(lambda: not server.server.server_state.tasks)
+    logs.log("end", "info")
+    assert not caplog.records  # of uvicorn
+    # The second was never begun.
+    assert [json.loads(line).get("status") for line in lines.getvalue().splitlines()] == [499, None]
+
+
+def test_a_head_alone_leaves_the_connection_open(server):
+    with server.connect() as connection:
+        connection.sendall(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n" + WHOLE)
+        answers = b""
+        while part := connection.recv(1 << 16):
+            answers += part
+    first, second, *more = answers.split(b"HTTP/1.1 200 OK")[1:]
+    assert (first.count(b"\r\n\r\n"), first[-4:], more) == (1, b"\r\n\r\n", [])
+    assert json.loads(second.partition(b"\r\n\r\n")[2])["model_name"] == "rows"
+
+
+@pytest.mark.parametrize("wrong", [b"garbage\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 20_000])
+def test_what_follows_a_request_does_not_spoil_its_answer(server, wrong):
+    kept = WHOLE.replace(b"Connection: close\r\n", b"")
+    with server.connect() as connection:
+        connection.sendall(kept * 2 + wrong)
+        answers = b""
+        with contextlib.suppress(ConnectionError):
+            while part := connection.recv(1 << 16):  # until the server closes
+                answers += part
+    assert answers.count(b"HTTP/1.1 200 OK") == answers.count(b"HTTP/1.1 ") == 2
+
+
 def test_connections_are_bounded_and_idle_ones_make_room(server):
     kept = WHOLE.replace(b"Connection: close\r\n", b"")
     with contextlib.ExitStack() as stack:
@@ -135,6 +219,25 @@ def test_connections_are_bounded_and_idle_ones_make_room(server):
         assert "connections" in json.loads(body)["error"]
     wait_until(lambda: not server.server.server_state.connections)
     assert server.raw(WHOLE)[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/v2/models/none"])
+def test_a_head_alone_is_sent_without_a_body(server, path):
+    with server.connect() as connection:
+        connection.sendall(request("HEAD", path, None))
+        answer = b""
+        while part := connection.recv(1 << 16):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 404" if "none" in path else b"HTTP/1.1 200")
+    assert answer.endswith(b"\r\n\r\n")
+    assert answer.count(b"\r\n\r\n") == 1
+
+
+def test_head_and_body_of_an_answer_come_together(server):
+    for _ in range(20):
+        with server.connect() as connection:
+            connection.sendall(WHOLE)
+            assert connection.recv(1 << 16).endswith(b"}")
 
 
 def test_expecting_to_go_on_is_told_to(server):

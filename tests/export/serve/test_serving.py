@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from kbn.export.errors import BrokenModelError, UsageError
 from kbn.export.serve import infer, logs, plain_input, predict, server
-from serving import TURNS, read_answer, request, rows_request, serving, wait_until, weights, write, write_rows
+from serving import TURNS, held, read_answer, request, rows_request, serving, wait_until, weights, write, write_rows
 
 X = np.ones((1, 4), np.float32)
 PATH = "/v2/models/rows/infer"
@@ -243,6 +243,45 @@ def test_a_file_that_cannot_be_loaded_leaves_the_old_model(tmp_path):
             refresh(address)
         assert address.post(PATH, rows_request(X))[1]["outputs"][0]["data"][0] == pytest.approx(first(1))
         assert address.get("/state")[1]["failures"] == {}
+
+
+def test_what_has_come_to_a_model_that_is_removed_is_answered(tmp_path):
+    path = write_rows(tmp_path / "rows.onnx")
+    with (
+        serving(tmp_path) as address,
+        held(address.server.registry.get("rows").batcher) as free,
+        address.connect() as connection,
+    ):
+        connection.sendall(request("POST", PATH, json.dumps(rows_request(X)).encode()))
+        wait_until(lambda: busy(address, "rows"))
+        write_rows(tmp_path / "kept.onnx")
+        path.unlink()
+        for _ in range(2):
+            refresh(address)
+        assert address.get("/v2/models/rows")[0] == 404
+        free.set()
+        assert read_answer(connection)[0] == 200
+
+
+def test_a_client_that_leaves_while_its_file_is_read_has_nothing_run(tmp_path, monkeypatch):
+    reading, left = threading.Event(), threading.Event()
+
+    def slowly(*arguments):
+        reading.set()
+        assert left.wait(30)
+        return plain_input.read_input(*arguments)
+
+    monkeypatch.setattr(predict, "read_input", slowly)
+    file = io.BytesIO()
+    np.save(file, X)
+    with serving(write_rows(tmp_path / "rows.onnx")) as address:
+        with address.connect() as connection:
+            connection.sendall(request("POST", "/predict", file.getvalue()))
+            assert reading.wait(30)
+        wait_until(lambda: not address.server.server_state.connections)
+        left.set()
+        wait_until(lambda: address.metric('kbn_errors_total{kind="client_gone",model="rows"}') == 1)
+        assert address.metric('kbn_batch_rows_count{model="rows",version="1"}') == 0
 
 
 def test_a_model_whose_file_is_gone_is_let_go(tmp_path):
