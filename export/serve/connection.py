@@ -2,6 +2,9 @@
 
 A client has `receive_timeout` seconds to send a request, and to take an answer, beside one second for each `min_rate` bytes
 of it. uvicorn itself waits for ever. `sweep` looks at all connections; the server calls it every half second.
+
+A wish for another protocol (Upgrade: h2c, as Java's HttpClient and `curl --http2` have) is not heeded: the request is answered
+in HTTP/1.1, as RFC 9110, section 7.8, has it. uvicorn would take its body for the next request.
 """
 
 from __future__ import annotations
@@ -11,13 +14,18 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from .logs import log_soon
+from .metrics import Metrics
 from .scope import DISCONNECTED
 from .settings import Settings
 
-LARGEST_HEAD = 64 * 1024  # bytes of the request line and the headers
+LARGEST_HEAD = 64 * 1024  # bytes of the request line and the headers, and of anything else that is no body
+_FAREWELL = 3  # seconds that a client has to end TLS, when the server stops
+_FRAMING = (b"content-length", b"transfer-encoding")
 
 
 _SMALL = 64 * 1024  # bytes that are copied rather than sent apart
@@ -58,9 +66,10 @@ class _Joining:
 
 
 class Connection(HttpToolsProtocol):
-    """One connection; `settings` is set by `connection_class`."""
+    """One connection; `settings` and `metrics` are set by `connection_class`."""
 
     settings: Settings
+    metrics: Metrics
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_Joining(transport))  # type: ignore[arg-type]
@@ -68,7 +77,11 @@ class Connection(HttpToolsProtocol):
         self._received = 0  # bytes of it
         self._piece = 0  # bytes of what is being parsed
         self._head = 0
+        self._idle_bytes = 0  # since the parser last found something in what it was given
+        self._repeats = False  # whether the parser is given a head that it has had already
         self._lost = False
+        self._closing: float | None = None  # since when, as `look` saw it
+        self._stops = False  # with the server
         self._ends = False  # behind the answers to the requests that there are
         self._when_lost: list[Callable[[], Any]] = []
         self._refusal = (400, "This is no HTTP request.")
@@ -82,9 +95,28 @@ class Connection(HttpToolsProtocol):
         self._received += self._piece
         if self._told or self.transport.is_closing():
             return
-        super().data_received(data)
+        self._idle_bytes += self._piece
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(data)
+        except httptools.HttpParserError:
+            self._refuse(*self._refusal)
+        if self._idle_bytes > LARGEST_HEAD and not self._told:
+            self._refuse(431, f"No header and no piece of a body ends within {LARGEST_HEAD} bytes.")
         if self._since is None and self.is_idle and self.timeout_keep_alive_task is None:
             self._since = time.monotonic()  # line ends between requests do not stop the clock
+
+    def _feed(self, data: bytes | memoryview) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = memoryview(data)[upgrade.args[0] :]
+            # The parser leaves what follows to the other protocol. It is given the head again, as far as that tells of a body.
+            framing = [b"%b: %b\r\n" % header for header in self.headers if header[0] in _FRAMING]
+            self._repeats = True
+            self.parser.feed_data(b"".join([b"POST / HTTP/1.1\r\n", *framing, b"\r\n"]))
 
     @property
     def is_idle(self) -> bool:
@@ -92,6 +124,8 @@ class Connection(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def on_message_begin(self) -> None:
+        if self._repeats:
+            return
         super().on_message_begin()
         self._head = 0
         if self._since is None:
@@ -112,19 +146,34 @@ class Connection(HttpToolsProtocol):
         return lambda: self._when_lost.remove(call)
 
     def on_url(self, url: bytes) -> None:
+        if self._repeats:
+            return
         self._count_head(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._repeats:
+            return
         self._count_head(len(name) + len(value))
         super().on_header(name, value)
 
+    def on_headers_complete(self) -> None:
+        self._idle_bytes = 0
+        if self._repeats:
+            self._repeats = False
+        else:
+            super().on_headers_complete()
+
     def on_body(self, body: bytes) -> None:
+        self._idle_bytes = 0
         super().on_body(body)
         if self.cycle.response_complete and self._received > 2 * self.settings.max_body:
             self.transport.abort()  # refused long ago, and still sending
 
     def on_message_complete(self) -> None:
+        self._idle_bytes = 0
+        if self.parser.should_upgrade():
+            return  # its body is still to come
         super().on_message_complete()
         self._since, self._received = None, 0
 
@@ -134,8 +183,9 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
         super().on_response_complete()
 
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(*self._refusal)
+    def shutdown(self) -> None:
+        self._stops = True
+        super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
         if not self.transport.get_write_buffer_size():  # else `look` ends it
@@ -144,6 +194,11 @@ class Connection(HttpToolsProtocol):
     def look(self, now: float) -> None:
         """Ends the connection where its client is too slow."""
         waiting = self.transport.get_write_buffer_size()
+        if self.transport.is_closing():
+            self._closing = self._closing or now
+            if self._stops and not waiting and now - self._closing > _FAREWELL:
+                self.transport.abort()
+                return
         if not waiting:
             self._sending = None
         elif self._sending is None:
@@ -164,6 +219,7 @@ class Connection(HttpToolsProtocol):
         return now - since > self.settings.receive_timeout + size / self.settings.min_rate
 
     def _count_head(self, size: int) -> None:
+        self._idle_bytes = 0
         self._head += size
         if self._head > LARGEST_HEAD:
             self._refusal = (431, f"The request line and headers are longer than {LARGEST_HEAD} bytes.")
@@ -197,14 +253,16 @@ class Connection(HttpToolsProtocol):
         head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
         if self.is_idle or not self.cycle.response_started:
             self.transport.write(STATUS_LINE[status] + head + body)
+            self.metrics.refused("", status)
+            log_soon("refused", "info", status=status, reason=message, client=(self.client or ("",))[0])
         self._told = True
         self._since = time.monotonic()
         self.transport.close()
 
 
-def connection_class(settings: Settings) -> type[Connection]:
+def connection_class(settings: Settings, metrics: Metrics) -> type[Connection]:
     """The class with these limits, as uvicorn makes its connections by a class."""
-    return type("Connection", (Connection,), {"settings": settings})
+    return type("Connection", (Connection,), {"settings": settings, "metrics": metrics})
 
 
 def sweep(connections: Iterable[Any]) -> None:

@@ -38,7 +38,7 @@ class Middleware:
     ) -> None:
         self._app = app
         self._metrics = metrics
-        self._token = None if token is None else f"Bearer {token}".encode()
+        self._token = None if token is None else token.encode()
         self._is_draining = is_draining
         self._tells_id = tells_id
         self._start, self._count = secrets.token_hex(4), itertools.count()
@@ -105,7 +105,8 @@ class Middleware:
     def _may_enter(self, path: str, headers: dict[bytes, bytes]) -> bool:
         if self._token is None or path == "/" or path.startswith(_OPEN):
             return True
-        return hmac.compare_digest(headers.get(b"authorization", b""), self._token)
+        scheme, _, token = headers.get(b"authorization", b"").strip().partition(b" ")
+        return hmac.compare_digest(token.strip(), self._token) and scheme.lower() == b"bearer"
 
 
 async def _refuse(send: Send, refused: RefusedError) -> None:

@@ -97,6 +97,7 @@ def check_shape(shape: Sequence[int], port: Port) -> None:
 def _header_length(text: bytes | None, size: int) -> int:
     if text is None:
         return size
+    text = text.strip()
     if not (text.isdigit() and len(text) < 16 and 0 < int(text) <= size):
         raise RefusedError(400, f"Inference-Header-Content-Length must be a number from 1 to the body's {size} bytes.")
     return int(text)

@@ -76,7 +76,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 build(registry, metrics, settings, lambda: self._draining),
-                http=connection_class(settings),
+                http=connection_class(settings, metrics),
                 loop="auto",
                 ws="none",
                 lifespan="off",
@@ -91,7 +91,12 @@ class Server(uvicorn.Server):
         )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        loop = asyncio.get_running_loop()
+        self.servers = []
+        for listener in sockets or []:
+            made = await loop.create_server(self._protocol, sock=listener, backlog=self.config.backlog, **self._tls)
+            self.servers.append(made)
+        self.started = True
         tell_address(self._settings, *self.address)
         self._do(self._load())
 
@@ -126,7 +131,14 @@ class Server(uvicorn.Server):
 
     async def _serve_accepted(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError):  # of the client, or of TLS
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection, **self._tls)
+
+    @property
+    def _tls(self) -> dict[str, Any]:
+        """What a listener or connection is to know of TLS."""
+        if self.config.ssl is None:
+            return {}
+        return {"ssl": self.config.ssl, "ssl_handshake_timeout": self._settings.receive_timeout}
 
     def _protocol(self) -> asyncio.Protocol:
         kind: Any = self.config.http_protocol_class

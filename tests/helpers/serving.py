@@ -169,6 +169,7 @@ class Process:
 
     process: subprocess.Popen[str]
     lines: list[dict[str, Any]]
+    reader: threading.Thread
     address: Address
 
     def events(self, event: str) -> list[dict[str, Any]]:
@@ -187,7 +188,7 @@ def process(*arguments: object, port: int = 0, **environment: str) -> Iterator[P
     try:
         wait_until(lambda: any(each["event"] == "ready" for each in lines) or started.poll() is not None, 180)
         url = next(each["url"] for each in lines if each["event"] == "listening")
-        yield Process(started, lines, Address("127.0.0.1", int(url.rstrip("/").rpartition(":")[2])))
+        yield Process(started, lines, reader, Address("127.0.0.1", int(url.rstrip("/").rpartition(":")[2])))
     finally:
         if "ray" in line:  # what it runs in a cluster would live on
             started.terminate()

@@ -199,17 +199,48 @@ def test_sighup_loads_the_files_anew(tmp_path):
         np.testing.assert_allclose(answer, (X @ weights(1)).ravel(), rtol=1e-5)
 
 
-def test_tls_and_a_token(tmp_path):
+@pytest.fixture
+def tls(tmp_path):
+    """The options of a certificate that nobody has signed."""
     command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=localhost -keyout"
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subprocess.run(["openssl", *command.split(), key, "-out", certificate], check=True, capture_output=True)
-    options = ["--certfile", certificate, "--keyfile", key]
-    with process(write_rows(tmp_path / "rows.onnx"), *options, KBN_TOKEN="0123456789abcdef") as served:
+    return ["--certfile", certificate, "--keyfile", key]
+
+
+def test_tls_and_a_token(tmp_path, tls):
+    with process(write_rows(tmp_path / "rows.onnx"), *tls, KBN_TOKEN="0123456789abcdef") as served:
         assert served.events("listening")[0]["url"].startswith("https://127.0.0.1:")
-        for token, expected in [("0123456789abcdef", 200), ("0123456789abcdeX", 401)]:
+        for sent, expected in [
+            ("Bearer 0123456789abcdef", 200),
+            ("bearer 0123456789abcdef ", 200),
+            ("Bearer 0123456789abcdeX", 401),
+            ("Basic 0123456789abcdef", 401),
+        ]:
             with trusting().wrap_socket(served.address.connect()) as connection:
-                connection.sendall(request("POST", PATH, BODY, Authorization=f"Bearer {token}"))
+                connection.sendall(request("POST", PATH, BODY, Authorization=sent))
                 assert read_answer(connection)[0] == expected
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_clients_that_do_nothing_hold_up_neither_tls_nor_its_end(tmp_path, tls, loop):
+    without = tmp_path / "without"
+    if loop == "asyncio":
+        (without / "uvloop").mkdir(parents=True)
+        (without / "uvloop/__init__.py").write_text("raise ImportError")
+    options = ["--receive-timeout", 1, "--drain-pause", 0, "--drain-timeout", 60, *tls]
+    with (
+        process(write_rows(tmp_path / "rows.onnx"), *options, PYTHONPATH=str(without)) as served,
+        served.address.connect() as silent,
+        trusting().wrap_socket(served.address.connect()) as idle,
+    ):
+        idle.sendall(request("POST", PATH, BODY).replace(b"Connection: close\r\n", b""))
+        assert read_answer(idle)[0] == 200
+        assert not silent.recv(1)  # it has not begun to speak TLS
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(20) == 0  # 30 s is what asyncio waits for the client to end TLS
+        served.reader.join(20)
+        assert [line["event"] for line in served.lines if line["level"] in ("warning", "error")] == ["check"]
 
 
 def test_an_address_that_others_reach_is_warned_of(tmp_path):

@@ -202,6 +202,17 @@ def test_what_follows_a_request_does_not_spoil_its_answer(server, wrong):
     assert answers.count(b"HTTP/1.1 200 OK") == answers.count(b"HTTP/1.1 ") == 2
 
 
+def test_what_a_connection_refuses_is_logged_and_counted(server, monkeypatch):
+    lines = io.StringIO()
+    monkeypatch.setattr(logs._Log, "stream", lines)
+    monkeypatch.setattr(logs._Log, "threshold", 0)
+    counted = server.metric('kbn_errors_total{kind="invalid",model=""}')
+    assert server.raw(b"garbage\r\n\r\n")[0] == 400
+    assert server.metric('kbn_errors_total{kind="invalid",model=""}') == counted + 1
+    (line,) = [each for each in map(json.loads, lines.getvalue().splitlines()) if each["event"] == "refused"]
+    assert (line["status"], line["reason"], line["client"]) == (400, "This is no HTTP request.", "127.0.0.1")
+
+
 def test_connections_are_bounded_and_idle_ones_make_room(server):
     kept = WHOLE.replace(b"Connection: close\r\n", b"")
     with contextlib.ExitStack() as stack:
@@ -219,6 +230,52 @@ def test_connections_are_bounded_and_idle_ones_make_room(server):
         assert "connections" in json.loads(body)["error"]
     wait_until(lambda: not server.server.server_state.connections)
     assert server.raw(WHOLE)[0] == 200
+
+
+CHUNKED = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        (b"GET /v2 HTTP/1.1\r\nA: ", b"a"),
+        (b"GET /v2 HTTP/1.1\r\nA", b"a"),
+        (b"GET /", b"a"),
+        (b"", b"\r\n"),
+        (CHUNKED, b"0"),
+        (CHUNKED + b"5;", b"a"),
+        (CHUNKED + b"0\r\nA: ", b"a"),
+    ],
+    ids=["value", "name", "path", "lines", "size of a chunk", "extension of a chunk", "trailer"],
+)
+def test_what_never_ends_is_refused(server, begin, more):
+    with server.connect() as connection:
+        connection.sendall(begin)
+        with pytest.raises(ConnectionError):
+            connection.sendall(more * (50_000_000 // len(more)))
+    assert server.raw(WHOLE)[0] == 200
+
+
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+
+
+def test_a_wish_for_another_protocol_is_not_heeded(server):
+    asking = WHOLE.replace(b"Connection: close\r\n", H2C)
+    head, body = asking.split(b"\r\n\r\n")
+    chunked = CHUNKED.replace(b"Host: a\r\n", H2C) + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    with server.connect() as connection:
+        connection.sendall(head + b"\r\n\r\n")
+        for piece in (body[:10], body[10:]):
+            time.sleep(0.05)
+            connection.sendall(piece)
+        assert read_answer(connection)[0] == 200
+        websocket = b"GET /v2 HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        connection.sendall(asking * 2 + websocket + chunked + WHOLE)
+        answers = b""
+        while part := connection.recv(1 << 16):
+            answers += part
+    assert answers.count(b"HTTP/1.1 200 OK") == answers.count(b"HTTP/1.1 ") == 5
+    assert answers.count(b'"model_name":"rows"') == 4
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/v2/models/none"])

@@ -72,7 +72,7 @@ def test_a_client_that_leaves_is_not_waited_for(turns):
 
 def test_the_application_runs_in_another_server_than_kbns(turns, monkeypatch):
     # uvicorn's own connections, which know nothing of kbn's extension of the ASGI scope.
-    monkeypatch.setattr(server, "connection_class", lambda _: HttpToolsProtocol)
+    monkeypatch.setattr(server, "connection_class", lambda *_: HttpToolsProtocol)
     with serving(turns) as address:
         connection = address.connect()
         connection.sendall(LONG)
