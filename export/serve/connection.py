@@ -26,8 +26,6 @@ from .settings import Settings
 LARGEST_HEAD = 64 * 1024  # bytes of the request line and the headers, and of anything else that is no body
 _FAREWELL = 3  # seconds that a client has to end TLS, when the server stops
 _FRAMING = (b"content-length", b"transfer-encoding")
-
-
 _SMALL = 64 * 1024  # bytes that are copied rather than sent apart
 
 
