@@ -11,7 +11,7 @@ PYTEST := env $(ONE_THREAD) $(BIN)/python -m pytest -q -n 2 --dist loadfile --no
 
 help:
 	@echo "make demo    train, fold, export and prove a small model on real data; the files land in demo/"
-	@echo "make check   lint, types and the fast tests"
+	@echo "make check   lint, types and the unit tests"
 	@echo "make test    everything"
 	@echo "make browser Chromium, in which the tests look at pages; Debian and root only, else such tests are skipped"
 	@echo "make clean   remove .venv, demo/ and caches"
@@ -28,7 +28,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not integration"
 
 browser:
 	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \

@@ -9,12 +9,47 @@ from typing import Any
 import pytest
 
 _SLOW = 30  # about as many quick tests take as long as a slow one
+# Files of whole models, networks drawn at random, processes or browsers: ten seconds of a CPU and more each, as a rule.
+_INTEGRATION = [
+    "archive",
+    "audit",
+    "audit_report",
+    "check_page",
+    "cli",
+    "command",
+    "conversion",
+    "drift",
+    "exporting",
+    "ghost",
+    "hostile",
+    "image_folder",
+    "imports",
+    "inlining",
+    "interruptions",
+    "monitor",
+    "onednn",
+    "onnx_conversion",
+    "page",
+    "plots",
+    "random_branches",
+    "random_networks",
+    "readme",
+    "recalibration",
+    "recurrent_nodes",
+    "reductions",
+    "replicas",
+    "rounding_bound",
+    "schemas",
+]
 
 
+@pytest.hookimpl(tryfirst=True)  # before those that `-m` leaves out are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take long come first: a worker takes whole files, and none should be left with a long one at the end."""
     weights = Counter[object]()
     for item in items:
+        if item.path.stem.removeprefix("test_") in _INTEGRATION:
+            item.add_marker("integration")
         weights[item.path] += 1 if item.get_closest_marker("slow") is None else _SLOW
     items.sort(key=lambda item: -weights[item.path])
 
