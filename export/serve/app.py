@@ -56,7 +56,7 @@ def build(
 
 
 class _Direct:
-    """Passes requests to run a model by the router, whose look at the routes takes as long as reading such a request."""
+    """Passes requests to run a model, which are most, by the router, whose way through routes and wrappers they do not need."""
 
     def __init__(self, infer: ASGIApp, router: ASGIApp) -> None:
         self._infer = infer

@@ -100,7 +100,7 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(*self._refusal)
         if self._idle_bytes > LARGEST_HEAD and not self._told:
-            self._refuse(431, f"No header and no piece of a body ends within {LARGEST_HEAD} bytes.")
+            self._refuse(431, f"No header and no piece of a body ends within {LARGEST_HEAD} bytes; send shorter ones.")
         if self._since is None and self.is_idle and self.timeout_keep_alive_task is None:
             self._since = time.monotonic()  # line ends between requests do not stop the clock
 
@@ -220,7 +220,7 @@ class Connection(HttpToolsProtocol):
         self._idle_bytes = 0
         self._head += size
         if self._head > LARGEST_HEAD:
-            self._refusal = (431, f"The request line and headers are longer than {LARGEST_HEAD} bytes.")
+            self._refusal = (431, f"The request line and headers are longer than {LARGEST_HEAD} bytes; send fewer.")
             raise ValueError(self._refusal[1])  # httptools makes an invalid request of it
 
     def _has_room(self) -> bool:

@@ -190,21 +190,30 @@ def test_a_reload_under_load_loses_nothing(tmp_path):
         assert value == pytest.approx(first(seed), rel=1e-5)
 
 
-def test_a_request_whose_model_is_exchanged_while_its_file_is_read_is_answered(tmp_path, monkeypatch):
-    path = write_rows(tmp_path / "rows.onnx", seed=0)
-    reading, exchanged = threading.Event(), threading.Event()
+NPY = io.BytesIO()
+np.save(NPY, X)
+
+
+@pytest.fixture
+def held_reading(monkeypatch):
+    """Two events: that a file of /predict is being read, and that it may be read on."""
+    reading, free = threading.Event(), threading.Event()
 
     def slowly(*arguments):
         reading.set()
-        assert exchanged.wait(30)
+        assert free.wait(30)
         return plain_input.read_input(*arguments)
 
     monkeypatch.setattr(predict, "read_input", slowly)
-    file = io.BytesIO()
-    np.save(file, X)
+    return reading, free
+
+
+def test_a_request_whose_model_is_exchanged_while_its_file_is_read_is_answered(tmp_path, held_reading):
+    path = write_rows(tmp_path / "rows.onnx", seed=0)
+    reading, exchanged = held_reading
     answers = []
     with serving(tmp_path) as address:
-        asking = threading.Thread(target=lambda: answers.append(address.post("/predict", file.getvalue())))
+        asking = threading.Thread(target=lambda: answers.append(address.post("/predict", NPY.getvalue())))
         asking.start()
         assert reading.wait(30)
         write_rows(path, seed=1)
@@ -263,20 +272,11 @@ def test_what_has_come_to_a_model_that_is_removed_is_answered(tmp_path):
         assert read_answer(connection)[0] == 200
 
 
-def test_a_client_that_leaves_while_its_file_is_read_has_nothing_run(tmp_path, monkeypatch):
-    reading, left = threading.Event(), threading.Event()
-
-    def slowly(*arguments):
-        reading.set()
-        assert left.wait(30)
-        return plain_input.read_input(*arguments)
-
-    monkeypatch.setattr(predict, "read_input", slowly)
-    file = io.BytesIO()
-    np.save(file, X)
+def test_a_client_that_leaves_while_its_file_is_read_has_nothing_run(tmp_path, held_reading):
+    reading, left = held_reading
     with serving(write_rows(tmp_path / "rows.onnx")) as address:
         with address.connect() as connection:
-            connection.sendall(request("POST", "/predict", file.getvalue()))
+            connection.sendall(request("POST", "/predict", NPY.getvalue()))
             assert reading.wait(30)
         wait_until(lambda: not address.server.server_state.connections)
         left.set()
