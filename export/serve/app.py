@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 
+from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .answering import Answer
 from .infer import Infer
 from .metrics import Metrics
 from .middleware import Middleware
@@ -37,8 +39,7 @@ def build(
     infer, predict = Infer(running), Predict(running)
     status = Status(registry, metrics, is_draining, guarded=settings.token is not None)
     model = "/v2/models/{name}"
-    routes = [Route(f"{prefix}/infer", infer, methods=["POST"]) for prefix in _versioned(model)]
-    routes += [Route(f"{prefix}/ready", status.model_ready) for prefix in _versioned(model)]
+    routes = [Route(f"{prefix}/ready", status.model_ready) for prefix in _versioned(model)]
     routes += [Route(prefix, status.model) for prefix in _versioned(model)]
     routes += [Route(path, predict.answer, methods=["POST"]) for path in ("/predict", *_versioned("/predict/{name}"))]
     routes += [
@@ -58,14 +59,17 @@ def build(
 class _Direct:
     """Passes requests to run a model, which are most, by the router, whose way through routes and wrappers they do not need."""
 
-    def __init__(self, infer: ASGIApp, router: ASGIApp) -> None:
+    def __init__(self, infer: Infer, router: Router) -> None:
         self._infer = infer
         self._router = router
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "http" and scope["method"] == "POST" and (found := _INFER.fullmatch(scope["path"])):
-            scope["path_params"] = found.groupdict()
-            return self._infer(scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[Answer | None]:
+        if scope["type"] == "http" and (
+            found := _INFER.fullmatch(scope["path"].removeprefix(scope.get("root_path", "")))
+        ):
+            if scope["method"] != "POST":
+                raise HTTPException(405, headers={"allow": "POST"})
+            return self._infer.answer(scope, receive, found["name"], found["version"])
         return self._router(scope, receive, send)
 
 

@@ -10,54 +10,44 @@ in HTTP/1.1, as RFC 9110, section 7.8, has it. uvicorn would take its body for t
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 import time
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import httptools
 import orjson
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from .answering import Header
 from .logs import log_soon
 from .metrics import Metrics
-from .scope import DISCONNECTED
+from .scope import ANSWER, DISCONNECTED
 from .settings import Settings
 
 LARGEST_HEAD = 64 * 1024  # bytes of the request line and the headers, and of anything else that is no body
+_TOO_LONG = f"The request line and headers, or a piece of a body, do not end within {LARGEST_HEAD} bytes; send less."
 _FAREWELL = 3  # seconds that a client has to end TLS, when the server stops
 _FRAMING = (b"content-length", b"transfer-encoding")
 _SMALL = 64 * 1024  # bytes that are copied rather than sent apart
 
 
-class _Joining:
-    """A transport that keeps the head of an answer until the body comes, and sends them in one packet if that is small."""
+class _Open:
+    """A transport that takes nothing for a client that has gone: it may have, behind an application's back."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._head = b""
 
     def write(self, data: bytes) -> None:
-        if self._transport.is_closing():  # of a client that has gone
-            return
-        head, self._head = self._head, b""
-        if head:
-            self._transport.writelines([head, data] if len(data) > _SMALL else [head + data])
-        elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 1"):
-            self._head = data
-        else:
+        if not self._transport.is_closing():
             self._transport.write(data)
 
-    def flush(self) -> None:
-        """Sends a head that no body follows."""
-        if self._head:
-            self.write(b"")
-
-    def close(self) -> None:
-        self.flush()
-        self._transport.close()
-
-    def get_write_buffer_size(self) -> int:
-        return self._transport.get_write_buffer_size() + len(self._head)
+    def writelines(self, parts: Iterable[bytes]) -> None:
+        if not self._transport.is_closing():
+            self._transport.writelines(parts)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -70,12 +60,12 @@ class Connection(HttpToolsProtocol):
     metrics: Metrics
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(_Joining(transport))  # type: ignore[arg-type]
+        super().connection_made(_Open(transport))  # type: ignore[arg-type]
         self._since: float | None = time.monotonic()  # when the request that is being received began
         self._received = 0  # bytes of it
         self._piece = 0  # bytes of what is being parsed
-        self._head = 0
-        self._idle_bytes = 0  # since the parser last found something in what it was given
+        self._idle_bytes = 0  # since the parser last found the end of a head, a piece of a body, or its end
+        self._idle_since: float | None = None  # when the last request was answered
         self._repeats = False  # whether the parser is given a head that it has had already
         self._lost = False
         self._closing: float | None = None  # since when, as `look` saw it
@@ -94,14 +84,14 @@ class Connection(HttpToolsProtocol):
         if self._told or self.transport.is_closing():
             return
         self._idle_bytes += self._piece
-        self._unset_keepalive_if_required()
+        self._idle_since = None
         try:
             self._feed(data)
         except httptools.HttpParserError:
             self._refuse(*self._refusal)
         if self._idle_bytes > LARGEST_HEAD and not self._told:
-            self._refuse(431, f"No header and no piece of a body ends within {LARGEST_HEAD} bytes; send shorter ones.")
-        if self._since is None and self.is_idle and self.timeout_keep_alive_task is None:
+            self._refuse(431, _TOO_LONG)
+        if self._since is None and self.is_idle and self._idle_since is None:
             self._since = time.monotonic()  # line ends between requests do not stop the clock
 
     def _feed(self, data: bytes | memoryview) -> None:
@@ -113,7 +103,7 @@ class Connection(HttpToolsProtocol):
                 data = memoryview(data)[upgrade.args[0] :]
             # The parser leaves what follows to the other protocol. It is given the head again, as far as that tells of a body.
             framing = [b"%b: %b\r\n" % header for header in self.headers if header[0] in _FRAMING]
-            self._repeats = True
+            self._repeats, self.headers = True, []
             self.parser.feed_data(b"".join([b"POST / HTTP/1.1\r\n", *framing, b"\r\n"]))
 
     @property
@@ -125,10 +115,8 @@ class Connection(HttpToolsProtocol):
         if self._repeats:
             return
         super().on_message_begin()
-        self._head = 0
         if self._since is None:
             self._since, self._received = time.monotonic(), self._piece
-        self.scope["extensions"] = {DISCONNECTED: {"call": self._call_when_lost}}
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -143,27 +131,25 @@ class Connection(HttpToolsProtocol):
         self._when_lost.append(call)
         return lambda: self._when_lost.remove(call)
 
-    def on_url(self, url: bytes) -> None:
-        if self._repeats:
-            return
-        self._count_head(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._repeats:
-            return
-        self._count_head(len(name) + len(value))
-        super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         self._idle_bytes = 0
         if self._repeats:
             self._repeats = False
-        else:
-            super().on_headers_complete()
+            return
+        if (
+            self._received > LARGEST_HEAD
+            and len(self.url) + sum(map(len, itertools.chain(*self.headers))) > LARGEST_HEAD
+        ):
+            self._refusal = (431, _TOO_LONG)
+            raise ValueError(_TOO_LONG)  # httptools makes an invalid request of it
+        super().on_headers_complete()
+        answer = functools.partial(self._answer, weakref.ref(self.cycle))  # weak, as it holds the scope
+        self.scope["extensions"] = {DISCONNECTED: {"call": self._call_when_lost}, ANSWER: {"call": answer}}
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
+        if not self.cycle.body:
+            self.cycle.body = b""  # type: ignore[assignment]  # adding the first piece to it, as uvicorn does, copies nothing
         super().on_body(body)
         if self.cycle.response_complete and self._received > 2 * self.settings.max_body:
             self.transport.abort()  # refused long ago, and still sending
@@ -175,19 +161,45 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
         self._since, self._received = None, 0
 
+    def _answer(
+        self, of: weakref.ref[RequestResponseCycle], status: int, headers: Sequence[Header], body: bytes
+    ) -> bool:
+        """Sends a whole answer at once, as `cycle.send` would by two messages; False where that has to wait for the client."""
+        cycle = of()
+        if cycle is None or cycle.disconnected or self.flow.write_paused or cycle.scope["method"] == "HEAD":
+            return False
+        if CLOSE_HEADER in headers:
+            cycle.keep_alive = False
+        elif not cycle.keep_alive:
+            headers = [*headers, CLOSE_HEADER]
+        lines = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *headers)]
+        head = b"".join([STATUS_LINE[status], *lines, b"\r\n"])
+        if len(body) > _SMALL:
+            self.transport.writelines([head, body])
+        else:
+            self.transport.write(head + body)
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+        return True
+
     def on_response_complete(self) -> None:
-        self.transport.flush()  # type: ignore[attr-defined]  # it is `_Joining`
+        self.server_state.total_requests += 1
         if self._ends and not self.pipeline:
             self.transport.close()
-        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_since = time.monotonic()  # `look` closes it, which takes less than a timer of each request's own
 
     def shutdown(self) -> None:
         self._stops = True
         super().shutdown()
-
-    def timeout_keep_alive_handler(self) -> None:
-        if not self.transport.get_write_buffer_size():  # else `look` ends it
-            super().timeout_keep_alive_handler()
 
     def look(self, now: float) -> None:
         """Ends the connection where its client is too slow."""
@@ -199,6 +211,9 @@ class Connection(HttpToolsProtocol):
                 return
         if not waiting:
             self._sending = None
+            if self._idle_since is not None and now - self._idle_since > self.timeout_keep_alive:
+                self.transport.close()
+                return
         elif self._sending is None:
             self._sending = (now, waiting)
         else:
@@ -215,13 +230,6 @@ class Connection(HttpToolsProtocol):
 
     def _is_overdue(self, since: float, size: int, now: float) -> bool:
         return now - since > self.settings.receive_timeout + size / self.settings.min_rate
-
-    def _count_head(self, size: int) -> None:
-        self._idle_bytes = 0
-        self._head += size
-        if self._head > LARGEST_HEAD:
-            self._refusal = (431, f"The request line and headers are longer than {LARGEST_HEAD} bytes; send fewer.")
-            raise ValueError(self._refusal[1])  # httptools makes an invalid request of it
 
     def _has_room(self) -> bool:
         """Whether few enough connections are open, once one that is only kept for a next request has been closed."""

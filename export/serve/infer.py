@@ -1,12 +1,12 @@
-"""The protocol's route that runs a model. It is plain ASGI: most requests come here, and pass as little as can be."""
+"""The protocol's route that runs a model. Most requests come here, and pass as little as can be."""
 
 from __future__ import annotations
 
 import time
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Scope
 
-from .answering import JSON, send_answer
+from .answering import Answer
 from .protocol import HEADER_LENGTH, answer, parse
 from .running import Running
 from .scope import FACTS, HEADERS
@@ -20,9 +20,9 @@ class Infer:
     def __init__(self, running: Running) -> None:
         self._running = running
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started, of_path = time.perf_counter(), scope["path_params"]
-        served, body = await self._running.receive(scope, receive, of_path["name"], of_path.get("version"))
+    async def answer(self, scope: Scope, receive: Receive, name: str, version: str | None) -> Answer:
+        started = time.perf_counter()
+        served, body = await self._running.receive(scope, receive, name, version)
         inputs, outputs = served.model.inputs, served.model.outputs
         wanted = parse(body, scope[HEADERS].get(HEADER_LENGTH), inputs, outputs)
         if wanted.id:
@@ -31,6 +31,5 @@ class Infer:
         content, length = answer(served.name, served.version, wanted, arrays, {port.name: port for port in outputs})
         served.count(time.perf_counter() - started)
         if length is None:
-            await send_answer(send, 200, content, JSON)
-        else:
-            await send_answer(send, 200, content, _BYTES, (HEADER_LENGTH, b"%d" % length))
+            return Answer(200, content)
+        return Answer(200, content, (_BYTES, (HEADER_LENGTH, b"%d" % length)))

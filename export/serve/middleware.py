@@ -7,25 +7,27 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from .answering import JSON, send_answer
+from .answering import JSON, Answer, Header, send_answer
 from .logs import log, log_soon
 from .metrics import Metrics
 from .refusal import RefusedError, kind_of
 from .scope import FACTS, HEADERS
+
+Application = Callable[[Scope, Receive, Send], Awaitable[Answer | None]]
 
 _ID = re.compile(rb"[\w.:-]{1,64}")
 _OPEN = ("/v2/health/", "/page.js")  # what needs no token: probes have none, nor has the page, which holds no data
 
 
 class Middleware:
-    """Wraps the application.
+    """Wraps an application that may also return an Answer, which is sent for it.
 
     Args:
         token: what a client must send; None lets everyone in.
@@ -34,7 +36,7 @@ class Middleware:
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, token: str | None, is_draining: Callable[[], bool], tells_id: bool
+        self, app: Application, metrics: Metrics, token: str | None, is_draining: Callable[[], bool], tells_id: bool
     ) -> None:
         self._app = app
         self._metrics = metrics
@@ -58,30 +60,14 @@ class Middleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
-                if self._tells_id:
-                    message["headers"].append((b"x-request-id", request_id))
-                if self._is_draining():
-                    message["headers"].append((b"connection", b"close"))
+                message["headers"] = [*message["headers"], *self._headers(request_id)]
             await send(message)
 
-        scope["app"] = self  # by which the router knows that somebody answers its exceptions
         try:
-            if not self._may_enter(scope["path"], headers):
-                raise RefusedError(
-                    401, "A token is needed: Authorization: Bearer TOKEN.", {"www-authenticate": "Bearer"}
-                )
-            await self._app(scope, receive, send_on)
-        except RefusedError as refused:
-            facts["reason"] = refused.message[:300]
-            await _refuse(send_on, refused)
-        except HTTPException as error:
-            await _refuse(send_on, _of_router(error, scope))
-        except Exception as error:
-            log("fault", "error", request=request_id.decode(), reason=repr(error)[:500], traceback=_traceback(error))
-            if not status:
-                fault = f"This is a fault in kbn, logged under {request_id.decode()}."
-                await _refuse(send_on, RefusedError(500, fault))
+            answer = await self._ask(scope, receive, send_on, request_id.decode())
+            if answer is not None and not status:
+                status = answer.status
+                await send_answer(scope, send, answer, *self._headers(request_id))
         finally:
             if status >= 400:
                 self._metrics.refused(facts.get("model", ""), status)
@@ -98,6 +84,33 @@ class Middleware:
                 **facts,
             )
 
+    async def _ask(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> Answer | None:
+        """What the application answers, which is a refusal where it raises; None where it has sent it."""
+        scope["app"] = self  # by which the router knows that somebody answers its exceptions
+        try:
+            if not self._may_enter(scope["path"], scope[HEADERS]):
+                raise RefusedError(
+                    401, "A token is needed: Authorization: Bearer TOKEN.", {"www-authenticate": "Bearer"}
+                )
+            return await self._app(scope, receive, send)
+        except RefusedError as refused:
+            scope[FACTS]["reason"] = refused.message[:300]
+            return _refusal(refused)
+        except HTTPException as error:
+            return _refusal(_of_router(error, scope))
+        except Exception as error:
+            log("fault", "error", request=request_id, reason=repr(error)[:500], traceback=_traceback(error))
+            return _refusal(RefusedError(500, f"This is a fault in kbn, logged under {request_id}."))
+
+    def _headers(self, request_id: bytes) -> list[Header]:
+        """What every answer has."""
+        headers = [(b"x-content-type-options", b"nosniff")]
+        if self._tells_id:
+            headers.append((b"x-request-id", request_id))
+        if self._is_draining():
+            headers.append((b"connection", b"close"))
+        return headers
+
     def _new_id(self) -> bytes:
         """One that no other request to any server is likely to have."""
         return f"{self._start}{next(self._count):08x}".encode()
@@ -109,9 +122,9 @@ class Middleware:
         return hmac.compare_digest(token.strip(), self._token) and scheme.lower() == b"bearer"
 
 
-async def _refuse(send: Send, refused: RefusedError) -> None:
+def _refusal(refused: RefusedError) -> Answer:
     headers = [(name.encode(), value.encode()) for name, value in refused.headers.items()]
-    await send_answer(send, refused.status, orjson.dumps({"error": refused.message}), JSON, *headers)
+    return Answer(refused.status, orjson.dumps({"error": refused.message}), [JSON, *headers])
 
 
 def _of_router(error: HTTPException, scope: Scope) -> RefusedError:

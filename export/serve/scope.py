@@ -4,6 +4,7 @@ from __future__ import annotations
 
 FACTS = "kbn.facts"  # what a handler knows of its request, for the log
 HEADERS = "kbn.headers"  # by name, both as bytes; of one that is there twice, the last
-DISCONNECTED = (
-    "kbn.disconnected"  # an extension: {"call": a function that takes what is called when the client has gone}
-)
+
+# Extensions of kbn's own server: {"call": a function}
+DISCONNECTED = "kbn.disconnected"  # takes what is called when the client has gone
+ANSWER = "kbn.answer"  # takes status, headers and body of a whole answer; tells whether they are on their way

@@ -1,6 +1,7 @@
 """Slow and greedy clients: each kind is sent away, and others do not notice."""
 
 import contextlib
+import gc
 import io
 import json
 import socket
@@ -10,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from kbn.export.serve import logs
 from serving import held, read_answer, request, rows_request, serving, wait_until, write, write_rows
@@ -125,6 +127,37 @@ def test_one_connection_serves_many_requests(server):
         answers = b""
         while answers.count(b"HTTP/1.1 200 OK") < 3:
             answers += connection.recv(1 << 16)
+
+
+def test_an_answered_request_leaves_no_garbage(server):
+    def count():
+        return sum(isinstance(each, RequestResponseCycle) for each in gc.get_objects())
+
+    wait_until(lambda: not server.server.server_state.connections)
+    gc.collect()
+    gc.disable()
+    try:
+        before = count()
+        with server.connect() as connection:
+            for _ in range(5):
+                connection.sendall(WHOLE.replace(b"Connection: close\r\n", b""))
+                assert read_answer(connection)[0] == 200
+            wait_until(lambda: not server.server.server_state.tasks)
+            assert count() <= before + 1  # the connection's latest
+    finally:
+        gc.enable()
+
+
+def test_a_connection_is_kept_for_a_while(server, free, monkeypatch):
+    monkeypatch.setattr(server.server.config, "timeout_keep_alive", 0.5)
+    with server.connect() as connection:
+        connection.sendall(WHOLE.replace(b"Connection: close\r\n", b""))
+        time.sleep(2)  # an answer may take longer
+        free.set()
+        assert read_answer(connection)[0] == 200
+        begin = time.monotonic()
+        assert connection.recv(1) == b""
+        assert time.monotonic() - begin >= 0.4
 
 
 @pytest.fixture
