@@ -7,7 +7,7 @@ import time
 from starlette.types import Receive, Scope
 
 from .answering import Answer
-from .protocol import HEADER_LENGTH, answer, parse
+from .protocol import HEADER_LENGTH, answer
 from .running import Running
 from .scope import FACTS, HEADERS
 
@@ -23,12 +23,11 @@ class Infer:
     async def answer(self, scope: Scope, receive: Receive, name: str, version: str | None) -> Answer:
         started = time.perf_counter()
         served, body = await self._running.receive(scope, receive, name, version)
-        inputs, outputs = served.model.inputs, served.model.outputs
-        wanted = parse(body, scope[HEADERS].get(HEADER_LENGTH), inputs, outputs)
-        if wanted.id:
-            scope[FACTS]["id"] = wanted.id[:100]
-        arrays = await self._running.run(scope, receive, served, wanted.feeds, wanted.timeout)
-        content, length = answer(served.name, served.version, wanted, arrays, {port.name: port for port in outputs})
+        head, feeds = served.requests.read(body, scope[HEADERS].get(HEADER_LENGTH))
+        if head.id:
+            scope[FACTS]["id"] = head.id[:100]
+        arrays = await self._running.run(scope, receive, served, feeds, head.timeout)
+        content, length = answer(served.name, served.version, head, arrays)
         served.count(time.perf_counter() - started)
         if length is None:
             return Answer(200, content)

@@ -1,6 +1,6 @@
 """Inference requests of the Open Inference Protocol v2, read and answered.
 
-    body ──split at Inference-Header-Content-Length──> JSON ──inputs, outputs, parameters──> InferRequest
+    body ──split at Inference-Header-Content-Length──> JSON ──inputs, outputs, parameters──> Head ──bytes behind──> arrays
 
 A request that gets through has for each input of the model one array of its datatype and of a shape that it takes: what
 onnxruntime is given is decided here.
@@ -8,6 +8,7 @@ onnxruntime is given is decided here.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,54 +23,80 @@ from .ports import FREE, Port
 from .refusal import RefusedError
 
 Array = NDArray[Any]
+Ports = Mapping[str, Port]
 
 HEADER_LENGTH = b"inference-header-content-length"
 
+_REMEMBERED = 128  # heads of one model
+_SHORT = 4096  # bytes of one that is remembered
 
-@dataclass(slots=True)
-class InferRequest:
-    """A request that the model can be given.
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """An input whose values lie behind the JSON, from `start` to `end`."""
+
+    port: Port
+    shape: Sequence[int]
+    count: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the JSON of a request says that the model can be given.
 
     Attributes:
         id: to be sent back; None where there was none.
+        inputs: each one's values, or where they lie.
         outputs: the wanted ones, with whether each is to be sent as bytes.
         timeout: seconds that the client gives it, or None.
     """
 
     id: str | None
-    feeds: dict[str, Array]
-    outputs: list[tuple[str, bool]]
+    inputs: Mapping[str, Array | Bytes]
+    outputs: Sequence[tuple[Port, bool]]
     timeout: float | None
 
+    def feeds(self, tail: memoryview) -> dict[str, Array]:
+        """The arrays; raises RefusedError where what lies behind the JSON is no values of the datatype (400)."""
+        feeds: dict[str, Array] = {}
+        for name, each in self.inputs.items():
+            if isinstance(each, Bytes):
+                each = from_bytes(tail[each.start : each.end], each.port, each.shape, each.count)
+            feeds[name] = each
+        return feeds
 
-def parse(body: bytes, header_length: bytes | None, inputs: Sequence[Port], outputs: Sequence[Port]) -> InferRequest:
-    """Reads and validates a request for a model of these inputs and outputs.
 
-    Raises:
-        RefusedError: it is none, or not for this model (400).
+class RequestReader:
+    """Reads and validates the requests to one model.
+
+    A client says the same of its tensors each time, and sends other bytes behind. So heads are remembered, if they are short
+    and bytes follow them.
     """
-    end = _header_length(header_length, len(body))
-    document = _object(_json(body[:end] if end < len(body) else body), "The request")
-    identifier = document.get("id")
-    if identifier is not None and not isinstance(identifier, str):
-        raise RefusedError(400, "id must be a string.")
-    parameters = _parameters(document, "The request")
-    return InferRequest(
-        identifier,
-        _feeds(_list(document, "inputs"), inputs, memoryview(body)[end:]),
-        _wanted(document, outputs, _flag(parameters, "binary_data_output", False)),
-        _timeout(parameters),
-    )
+
+    def __init__(self, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
+        self._read = functools.partial(_read, _by_name(inputs), _by_name(outputs))
+        self._remembered = functools.lru_cache(_REMEMBERED)(self._read)
+
+    def read(self, body: bytes, header_length: bytes | None) -> tuple[Head, dict[str, Array]]:
+        """The head of a request, and the model's feeds.
+
+        Raises:
+            RefusedError: it is none, or not for this model (400).
+        """
+        end = _header_length(header_length, len(body))
+        read = self._remembered if end < len(body) and end <= _SHORT else self._read
+        head = read(body[:end], len(body) - end)
+        return head, head.feeds(memoryview(body)[end:])
 
 
-def answer(
-    model: str, version: str, request: InferRequest, arrays: Mapping[str, Array], ports: Mapping[str, Port]
-) -> tuple[bytes, int | None]:
+def answer(model: str, version: str, head: Head, arrays: Mapping[str, Array]) -> tuple[bytes, int | None]:
     """The body of an answer, and the length of its JSON where bytes follow."""
     outputs, parts = [], []
-    for name, binary in request.outputs:
-        array, port = arrays[name], ports[name]
-        entry: dict[str, Any] = {"name": name, "datatype": port.datatype, "shape": list(array.shape)}
+    for port, binary in head.outputs:
+        array = arrays[port.name]
+        entry: dict[str, Any] = {"name": port.name, "datatype": port.datatype, "shape": list(array.shape)}
         if binary:
             parts.append(to_bytes(array, port.datatype))
             entry["parameters"] = {"binary_data_size": len(parts[-1])}
@@ -77,8 +104,8 @@ def answer(
             entry["data"] = to_json(array, port.datatype)
         outputs.append(entry)
     document: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": outputs}
-    if request.id is not None:
-        document["id"] = request.id
+    if head.id is not None:
+        document["id"] = head.id
     header = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     return (b"".join([header, *parts]), len(header)) if parts else (header, None)
 
@@ -92,6 +119,25 @@ def check_shape(shape: Sequence[int], port: Port) -> None:
         )
     if 0 in shape:
         raise RefusedError(400, f"Input {port.name!r}: shape {list(shape)} has no element.")
+
+
+def _by_name(ports: Sequence[Port]) -> Ports:
+    return {port.name: port for port in ports}
+
+
+def _read(inputs: Ports, outputs: Ports, text: bytes, size: int) -> Head:
+    """What the JSON `text` says that `size` bytes follow."""
+    document = _object(_json(text), "The request")
+    identifier = document.get("id")
+    if identifier is not None and not isinstance(identifier, str):
+        raise RefusedError(400, "id must be a string.")
+    parameters = _parameters(document, "The request")
+    return Head(
+        identifier,
+        _inputs(_list(document, "inputs"), inputs, size),
+        _outputs(document, outputs, _flag(parameters, "binary_data_output", False)),
+        _timeout(parameters),
+    )
 
 
 def _header_length(text: bytes | None, size: int) -> int:
@@ -110,37 +156,36 @@ def _json(text: bytes) -> Any:
         raise RefusedError(400, f"The request is not JSON: {error}.") from None
 
 
-def _feeds(entries: list[Any], ports: Sequence[Port], tail: memoryview) -> dict[str, Array]:
-    by_name = {port.name: port for port in ports}
-    feeds: dict[str, Array] = {}
+def _inputs(entries: list[Any], ports: Ports, size: int) -> dict[str, Array | Bytes]:
+    found: dict[str, Array | Bytes] = {}
     position = 0
     for entry in entries:
         entry = _object(entry, "An input")
         name = entry.get("name")
-        port = by_name.get(name) if isinstance(name, str) else None
+        port = ports.get(name) if isinstance(name, str) else None
         if port is None:
             what = "An input has no name" if name is None else f"There is no input {_shown(name)}"
-            raise RefusedError(400, f"{what}; the model has {', '.join(map(repr, by_name))}.")
-        if port.name in feeds:
+            raise RefusedError(400, f"{what}; the model has {', '.join(map(repr, ports))}.")
+        if port.name in found:
             raise RefusedError(400, f"Input {port.name!r} is there twice.")
         shape, count = _shape(entry, port)
-        size = _parameters(entry, f"Input {port.name!r}").get("binary_data_size")
-        if size is None:
-            feeds[port.name] = from_json(entry.get("data"), port, shape, count)
+        length = _parameters(entry, f"Input {port.name!r}").get("binary_data_size")
+        if length is None:
+            found[port.name] = from_json(entry.get("data"), port, shape, count)
             continue
         if "data" in entry:
             raise RefusedError(400, f"Input {port.name!r} has both data and binary_data_size.")
-        if not _is_size(size) or size > len(tail) - position:
+        if not _is_size(length) or length > size - position:
             raise RefusedError(
-                400, f"Input {port.name!r}: binary_data_size must be within the {len(tail)} bytes behind the JSON."
+                400, f"Input {port.name!r}: binary_data_size must be within the {size} bytes behind the JSON."
             )
-        feeds[port.name] = from_bytes(tail[position : position + size], port, shape, count)
-        position += size
-    if missing := [repr(name) for name in by_name if name not in feeds]:
+        found[port.name] = Bytes(port, shape, count, position, position + length)
+        position += length
+    if missing := [repr(name) for name in ports if name not in found]:
         raise RefusedError(400, f"The request lacks input {', '.join(missing)}.")
-    if position != len(tail):
-        raise RefusedError(400, f"{len(tail) - position} bytes behind the JSON belong to no input.")
-    return feeds
+    if position != size:
+        raise RefusedError(400, f"{size - position} bytes behind the JSON belong to no input.")
+    return found
 
 
 def _shape(entry: Mapping[str, Any], port: Port) -> tuple[list[int], int]:
@@ -159,24 +204,23 @@ def _shape(entry: Mapping[str, Any], port: Port) -> tuple[list[int], int]:
     return shape, count
 
 
-def _wanted(document: Mapping[str, Any], ports: Sequence[Port], binary: bool) -> list[tuple[str, bool]]:
-    names = [port.name for port in ports]
+def _outputs(document: Mapping[str, Any], ports: Ports, binary: bool) -> list[tuple[Port, bool]]:
     if not document.get("outputs") and document.get("outputs") in (None, []):
-        return [(name, binary) for name in names]
+        return [(port, binary) for port in ports.values()]
     wanted: dict[str, bool] = {}
     for entry in _list(document, "outputs"):
         entry = _object(entry, "An output")
         name = entry.get("name")
-        if not isinstance(name, str) or name not in names:
+        if not isinstance(name, str) or name not in ports:
             what = "An output has no name" if name is None else f"There is no output {_shown(name)}"
-            raise RefusedError(400, f"{what}; the model has {', '.join(map(repr, names))}.")
+            raise RefusedError(400, f"{what}; the model has {', '.join(map(repr, ports))}.")
         if name in wanted:
             raise RefusedError(400, f"Output {name!r} is there twice.")
         parameters = _parameters(entry, f"Output {name!r}")
         if unknown := {"classification", "shared_memory_region"} & set(parameters):
             raise RefusedError(400, f"Output {name!r}: this server has no {unknown.pop()}.")
         wanted[name] = _flag(parameters, "binary_data", binary)
-    return list(wanted.items())
+    return [(ports[name], binary) for name, binary in wanted.items()]
 
 
 def _timeout(parameters: Mapping[str, Any]) -> float | None:

@@ -15,6 +15,7 @@ import numpy as np
 from .batcher import Batcher
 from .metrics import ModelMetrics
 from .model import Model, load
+from .protocol import RequestReader
 from .settings import Settings
 from .warming import WarmUp, warm_up
 
@@ -35,6 +36,7 @@ class Served:
     model: Model
     warm: WarmUp
     batcher: Batcher
+    requests: RequestReader
     metrics: ModelMetrics
     seconds: float
     latest: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
@@ -47,7 +49,8 @@ class Served:
         warm = warm_up(model, settings.max_batch)
         _return_memory()
         batcher = Batcher(model, warm.merges, settings.max_batch, settings.queue, metrics.ran)
-        return cls(name, version, model, warm, batcher, metrics, time.perf_counter() - started)
+        requests = RequestReader(model.inputs, model.outputs)
+        return cls(name, version, model, warm, batcher, requests, metrics, time.perf_counter() - started)
 
     def count(self, seconds: float) -> None:
         """Counts an answer, which took so long from its request's arrival."""
