@@ -79,10 +79,15 @@ def calls_replaced(
 
 @contextlib.contextmanager
 def eagerly() -> Iterator[None]:
-    """Without gradients, and without tf.function: it would keep what it traces in here for the model's later calls."""
+    """Without gradients, and without tf.function: it would keep what it traces in here for the model's later calls.
+
+    On PyTorch, where layers without a seed of their own draw from its global generators, those are left as they were.
+    """
     with contextlib.ExitStack() as stack:
         if keras.backend.backend() == "torch":
-            stack.enter_context(import_module("torch").no_grad())
+            torch = import_module("torch")
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(torch.random.fork_rng(range(torch.cuda.device_count())))
         if keras.backend.backend() == "tensorflow":
             config = import_module("tensorflow").config
             stack.callback(config.run_functions_eagerly, config.functions_run_eagerly())
