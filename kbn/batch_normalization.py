@@ -225,7 +225,7 @@ class BatchNormalization(keras.layers.Layer):
         # stops moving long before it arrives.
         common: dict[str, Any] = {
             "shape": (channels,),
-            "dtype": normalize.statistics_dtype(self.variable_dtype),
+            "dtype": statistics.computing_dtype(self.variable_dtype),
             "autocast": False,
         }
         if self.scale:
@@ -270,7 +270,7 @@ class BatchNormalization(keras.layers.Layer):
         if _layout is not None:
             inputs = _layout.with_channels(inputs, self.axis, self.input_spec.ndim, self.moving_mean.shape[0])
         if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(inputs.dtype)):
-            inputs = ops.cast(inputs, normalize.statistics_dtype(inputs.dtype))
+            inputs = ops.cast(inputs, statistics.computing_dtype(inputs.dtype))
         if mask is not None:
             mask = statistics.align_mask(mask, inputs)
         if training and self.trainable and self.freeze is None:

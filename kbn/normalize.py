@@ -9,7 +9,6 @@ is multiplied: `x * s + (beta - mean * s)` has one operation less, and loses the
 from collections.abc import Callable
 from typing import Any
 
-import keras
 from keras import ops
 
 from kbn import statistics
@@ -32,11 +31,6 @@ def along(values: Any, axis: int, rank: int) -> Any:
 def reduction_axes(axis: int, rank: int, *, grouped: bool = False) -> list[int]:
     """All axes but `axis`, which may be negative, and but the first where that holds groups."""
     return [other for other in range(int(grouped), rank) if other != axis % rank]
-
-
-def statistics_dtype(dtype: Any) -> str:
-    """The dtype to compute in: `dtype`, or float32 where that is wider or `dtype` is no float."""
-    return keras.backend.result_type(dtype, "float32")
 
 
 def apply(x: Any, mean: Any, variance: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
@@ -86,7 +80,7 @@ def train(
     """
     rank = len(x.shape)
     axes = reduction_axes(axis, rank, grouped=grouped)
-    x = ops.cast(x, statistics_dtype(x.dtype))
+    x = ops.cast(x, statistics.computing_dtype(x.dtype))
     in_one_pass = pivot and mask is None
     if in_one_pass:
         centre = statistics.pivot_of_part(x, axes)
@@ -119,7 +113,7 @@ def train(
 def infer(x: Any, mean: Any, variance: Any, gamma: Any, beta: Any, epsilon: float, axis: int) -> Any:
     """`x` normalised with given statistics, each (channels,), in float32 at least."""
     rank = len(x.shape)
-    x = ops.cast(x, statistics_dtype(x.dtype))
+    x = ops.cast(x, statistics.computing_dtype(x.dtype))
     mean, variance, gamma, beta = (
         None if part is None else along(ops.cast(part, x.dtype), axis, rank) for part in (mean, variance, gamma, beta)
     )

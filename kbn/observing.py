@@ -127,7 +127,7 @@ class Observed(Called):
             # Keras' layer takes floats for booleans.
             mask = mask if isinstance(layer, BatchNormalization) else ops.cast(mask, "bool")
             mask = statistics.align_mask(mask, x)
-        x = ops.cast(x, normalize.statistics_dtype(x.dtype))
+        x = ops.cast(x, statistics.computing_dtype(x.dtype))
         if not np.any(self.count):
             # The same for all batches: their means then round in proportion to how far they lie apart.
             axes = normalize.reduction_axes(layer.axis, len(x.shape))

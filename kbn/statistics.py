@@ -22,6 +22,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 # A channel is pivoted where its mean is more than this many standard deviations from 0. Below, the rounding that a
@@ -81,7 +82,7 @@ def align_mask(mask: Any, x: Any) -> Any:
     dtype = keras.backend.standardize_dtype(mask.dtype)
     if not keras.backend.is_float_dtype(dtype):
         return ops.cast(mask, "bool")
-    mask = ops.cast(mask, keras.backend.result_type(x.dtype, "float32"))
+    mask = ops.cast(mask, computing_dtype(x.dtype))
     return ops.where(ops.logical_and(mask > 0, ops.isfinite(mask)), mask, ops.zeros_like(mask))
 
 
@@ -97,6 +98,17 @@ def fill_hidden(x: Any, mask: Any, value: Any) -> Any:
     NaN is NaN. What is masked and finite stays, and is normalised like everything else, as in Keras.
     """
     return ops.where(ops.logical_or(is_valid(mask), ops.isfinite(x)), x, ops.cast(value, x.dtype))
+
+
+def computing_dtype(dtype: Any) -> str:
+    """The dtype to compute in: `dtype`, or float32 where that is wider or `dtype` is no float."""
+    # Not by Keras' result_type, which makes float32 of float64 on all backends but TensorFlow.
+    return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
+
+
+def at_least(x: Any, least: float) -> Any:
+    """`x`, or `least` where it is less; NaN stays. On PyTorch `ops.maximum` would make float32 of float64."""
+    return ops.clip(x, least, np.inf)
 
 
 def pivot_of_batch(x: Any, axes: Sequence[int], mask: Any) -> Any:
@@ -128,7 +140,7 @@ def moments_in_one_pass(x: Any, axes: Sequence[int]) -> Moments:
     """As `moments`, of an `x` whose mean is known to be near 0 beside its deviation."""
     mean, _, count = moments(x, axes, with_variance=False)
     square = moments(ops.square(x), axes, with_variance=False).mean
-    return Moments(mean, ops.maximum(square - ops.square(mean), 0), count)
+    return Moments(mean, at_least(square - ops.square(mean), 0), count)
 
 
 def moments(x: Any, axes: Sequence[int], mask: Any = None, with_variance: bool = True) -> Moments:
@@ -144,7 +156,7 @@ def moments(x: Any, axes: Sequence[int], mask: Any = None, with_variance: bool =
     if mask is None:
         count = element_count(x, axes)
         total = _total(x, axes)
-        divisor = max(count, 1) if isinstance(count, int) else ops.maximum(ops.cast(count, x.dtype), 1)
+        divisor = max(count, 1) if isinstance(count, int) else at_least(ops.cast(count, x.dtype), 1)
     else:
         valid, weights = is_valid(mask), ops.cast(mask, x.dtype)
         # The mask's own channel axis may have size 1; then one count serves all channels.

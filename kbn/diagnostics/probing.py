@@ -113,7 +113,7 @@ class Probe:
             if key not in self._known
         }
         self._layout = [(key, each.shape[0]) for key, each in vectors.items()]
-        dtype = keras.backend.result_type(*(each.dtype for each in vectors.values()))
+        dtype = max(statistics.computing_dtype(each.dtype) for each in vectors.values())  # the wider, by name
         return ops.concatenate([_cast(each, dtype) for each in vectors.values()])
 
 
@@ -122,7 +122,7 @@ def _cast(x: Any, dtype: str) -> Any:
 
 
 def _wide(x: Any) -> Any:
-    return _cast(x, normalize.statistics_dtype(x.dtype))
+    return _cast(x, statistics.computing_dtype(x.dtype))
 
 
 def _last(place: Place) -> str:

@@ -58,7 +58,7 @@ class Witness(Observed):
             if not hasattr(self.layer, "freeze"):  # Keras' layer takes floats for booleans
                 mask = ops.cast(mask, "bool")
             mask = statistics.align_mask(mask, x)
-        x = ops.cast(x, normalize.statistics_dtype(x.dtype))
+        x = ops.cast(x, statistics.computing_dtype(x.dtype))
         if self._centre is None:
             pivot = statistics.pivot_of_batch(x, normalize.reduction_axes(axis, rank), mask)
             self._centre = ops.convert_to_numpy(ops.reshape(pivot, [-1]))

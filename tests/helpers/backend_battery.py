@@ -125,6 +125,27 @@ def convert(given):
     return {"original_before": before, "original_after": keras.ops.convert_to_numpy(model(given["x"]))}
 
 
+def double(given):
+    """A training step of layers in float64, which JAX must be told to have."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+    x, found = given["far"].astype("float64"), {}
+    for name, arguments in {
+        "double": {},
+        "double_debiased": {"debias": True},
+        "double_renorm": {"renorm": True},
+    }.items():
+        layer = kbn.BatchNormalization(dtype="float64", momentum=0.0, **arguments)
+        layer(x, training=True)
+        found[f"{name}_mean"], found[f"{name}_variance"] = map(
+            keras.ops.convert_to_numpy, (layer.moving_mean, layer.moving_variance)
+        )
+        found[f"{name}_inferred"] = keras.ops.convert_to_numpy(layer(x, training=False))
+    return found
+
+
 def main():
     given = dict(np.load(sys.argv[1]))
     keras.utils.set_random_seed(0)
@@ -135,7 +156,7 @@ def main():
         results, inferred, state = run_case(arguments, kind, given)
         found |= {f"{name}_{index}": part for index, part in enumerate(results)}
         found |= {f"{name}_inferred": inferred} | {f"{name}_{weight}": value for weight, value in state.items()}
-    np.savez(sys.argv[2], **found)
+    np.savez(sys.argv[2], **found, **double(given))  # last, as it changes what JAX does
 
 
 if __name__ == "__main__":

@@ -81,6 +81,18 @@ def test_exact_at_mean_1e4(backend, battery, reference):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", *OTHERS])
+@pytest.mark.parametrize("name", ["double", "double_debiased", "double_renorm"])
+def test_float64_all_the_way(backend, name, battery):
+    given, found = battery
+    found, x = found(backend), given["far"].astype("float64")
+    mean, variance = x.mean((0, 1)), x.var((0, 1))
+    np.testing.assert_allclose(found[f"{name}_mean"], mean, rtol=1e-14)
+    np.testing.assert_allclose(found[f"{name}_variance"], variance, rtol=1e-12)
+    np.testing.assert_allclose(found[f"{name}_inferred"], (x - mean) / np.sqrt(variance + 1e-3), atol=1e-11)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", *OTHERS])
 def test_state_of_a_compiled_fit(backend, battery):
     """What is no weight arrives in a compiled training step and comes back, on JAX too, where it is an argument."""
     given, found = battery
