@@ -108,7 +108,7 @@ def computing_dtype(dtype: Any) -> str:
 
 def at_least(x: Any, least: float) -> Any:
     """`x`, or `least` where it is less; NaN stays. On PyTorch `ops.maximum` would make float32 of float64."""
-    return ops.clip(x, least, np.inf)
+    return ops.clip(ops.convert_to_tensor(x), least, np.inf)
 
 
 def pivot_of_batch(x: Any, axes: Sequence[int], mask: Any) -> Any:
