@@ -40,13 +40,14 @@ class _Open:
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
+        self.is_closing = transport.is_closing
 
     def write(self, data: bytes) -> None:
-        if not self._transport.is_closing():
+        if not self.is_closing():
             self._transport.write(data)
 
     def writelines(self, parts: Iterable[bytes]) -> None:
-        if not self._transport.is_closing():
+        if not self.is_closing():
             self._transport.writelines(parts)
 
     def __getattr__(self, name: str) -> Any:

@@ -23,7 +23,7 @@ class _Log:
 
     threshold = logging.CRITICAL
     stream: TextIO | None = None
-    waiting: list[str] = []  # noqa: RUF012  # there is one log
+    waiting: list[bytes] = []  # noqa: RUF012  # there is one log
 
 
 def log(event: str, level: str, **facts: Any) -> None:
@@ -46,17 +46,17 @@ def _add(event: str, level: str, facts: dict[str, Any]) -> None:
         return
     line = {"time": datetime.now(UTC), "level": level, "event": event, **facts}
     try:
-        text = orjson.dumps(line, default=str).decode()
+        text = orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # a file name that is not UTF-8
-        text = json.dumps({**line, "time": line["time"].isoformat()}, default=str)
-    _Log.waiting.append(text + "\n")
+        text = json.dumps({**line, "time": line["time"].isoformat()}, default=str).encode() + b"\n"
+    _Log.waiting.append(text)
 
 
 def _write() -> None:
     lines, _Log.waiting = _Log.waiting, []
     if lines and _Log.stream is not None:
         try:
-            _Log.stream.write("".join(lines))
+            _Log.stream.write(b"".join(lines).decode())
             _Log.stream.flush()
         except OSError:  # a full disk or a closed pipe must not end the service
             _Log.stream = None

@@ -51,7 +51,7 @@ class Middleware:
             return
         started, headers = time.perf_counter(), dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
-        request_id = given if _ID.fullmatch(given) else self._new_id()
+        request_id = given if given and _ID.fullmatch(given) else self._new_id()
         facts: dict[str, Any] = {}
         scope[FACTS], scope[HEADERS] = facts, headers
         status = 0
