@@ -72,7 +72,9 @@ def test_a_layer_of_ones_own_folds_by_its_rule(tmp_path):
 
 
 def test_the_benchmarks_run(tmp_path):
-    assert "geometric mean" in run("benchmarks/layer_step.py", "--rounds", 1, "--small", "--only", "training", cwd=tmp_path)
+    assert "geometric mean" in run(
+        "benchmarks/layer_step.py", "--rounds", 1, "--small", "--only", "training", cwd=tmp_path
+    )
     assert "times as large" in run("benchmarks/layer_step.py", "--only", "errors", cwd=tmp_path)
     assert "| BN, LSTM | folded | 2 | 2 |" in run("benchmarks/fold_coverage.py", "--only", "BN, LSTM", cwd=tmp_path)
 
