@@ -64,13 +64,18 @@ class _Direct:
         self._router = router
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[Answer | None]:
-        if scope["type"] == "http" and (
-            found := _INFER.fullmatch(scope["path"].removeprefix(scope.get("root_path", "")))
-        ):
+        if scope["type"] == "http" and (found := _INFER.fullmatch(_path(scope))):
             if scope["method"] != "POST":
                 raise HTTPException(405, headers={"allow": "POST"})
             return self._infer.answer(scope, receive, found["name"], found["version"])
         return self._router(scope, receive, send)
+
+
+def _path(scope: Scope) -> str:
+    """The path below where a host has mounted the application."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    return path[len(root) :] if path.startswith(f"{root}/") else path
 
 
 def _versioned(path: str) -> tuple[str, str]:

@@ -151,6 +151,10 @@ class Connection(HttpToolsProtocol):
         self._idle_bytes = 0
         if not self.cycle.body:
             self.cycle.body = b""  # type: ignore[assignment]  # adding the first piece to it, as uvicorn does, copies nothing
+        elif isinstance(self.cycle.body, bytes):
+            self.cycle.body = bytearray(
+                self.cycle.body
+            )  # to which the others are added without copying the first again
         super().on_body(body)
         if self.cycle.response_complete and self._received > 2 * self.settings.max_body:
             self.transport.abort()  # refused long ago, and still sending

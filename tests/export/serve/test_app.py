@@ -16,7 +16,7 @@ from serving import TURNS, rows_request, weights, write, write_rows
 X = np.ones((1, 4), np.float32)
 
 
-async def asked(app, method, path, body=b"", leaves=False):
+async def asked(app, method, path, body=b"", leaves=False, root=""):
     """Status and JSON of the answer; `leaves`: the client has gone once its request is sent."""
     messages = [{"type": "http.request", "body": body, "more_body": False}]
     sent = []
@@ -30,7 +30,7 @@ async def asked(app, method, path, body=b"", leaves=False):
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "method": method, "path": path, "root_path": "", "query_string": b"", "headers": []}
+    scope = {"type": "http", "method": method, "path": path, "root_path": root, "query_string": b"", "headers": []}
     await app(scope, receive, send)
     content = b"".join(message.get("body", b"") for message in sent)
     return sent[0]["status"], json.loads(content)
@@ -70,6 +70,14 @@ def test_it_answers_at_the_root_and_below_a_path(run, below, version):
     (status, answer), (wrong, _), (missing, _) = run(test)
     assert (status, wrong, missing) == (200, 405, 404)
     assert answer["outputs"][0]["data"] == pytest.approx((X @ weights())[0].tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("root", ["/", "/v", "/v2/models"])
+def test_a_hosts_root_that_is_no_part_of_the_path(run, root):
+    async def test(app):
+        return await asked(app, "POST", "/v2/models/rows/infer", json.dumps(rows_request(X)).encode(), root=root)
+
+    assert run(test)[0] == (404 if root == "/v2/models" else 200)
 
 
 @pytest.mark.parametrize("tells_id", [True, False])

@@ -153,11 +153,11 @@ def test_a_connection_is_kept_for_a_while(server, free, monkeypatch):
     with server.connect() as connection:
         connection.sendall(WHOLE.replace(b"Connection: close\r\n", b""))
         time.sleep(2)  # an answer may take longer
+        begin = time.monotonic()
         free.set()
         assert read_answer(connection)[0] == 200
-        begin = time.monotonic()
         assert connection.recv(1) == b""
-        assert time.monotonic() - begin >= 0.4
+        assert time.monotonic() - begin >= 0.5
 
 
 @pytest.fixture
