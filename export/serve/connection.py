@@ -50,6 +50,10 @@ class _Open:
         if not self.is_closing():
             self._transport.writelines(parts)
 
+    def close(self) -> None:
+        if not self.is_closing():  # asyncio's transport of TLS cannot be asked for its buffer once it was closed twice
+            self._transport.close()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import warnings
 
 import numpy as np
@@ -25,6 +26,7 @@ from serving import (
     read_answer,
     request,
     rows_request,
+    serving,
     trusting,
     wait_until,
     weights,
@@ -241,6 +243,26 @@ def test_clients_that_do_nothing_hold_up_neither_tls_nor_its_end(tmp_path, tls, 
         assert served.process.wait(20) == 0  # 30 s is what asyncio waits for the client to end TLS
         served.reader.join(20)
         assert [line["event"] for line in served.lines if line["level"] in ("warning", "error")] == ["check"]
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.parametrize("more", [b"", b"GARBAGE\r\n\r\n"])
+def test_a_client_of_tls_that_does_not_read_on_ends_no_server(tmp_path, tls, loop, more, monkeypatch):
+    if loop == "asyncio":
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+    monkeypatch.setattr(server, "_KEEP_ALIVE", 0.2)
+    sent = request("POST", PATH, BODY).replace(b"Connection: close\r\n", b"")
+    if more:
+        sent = sent.replace(b"HTTP/1.1\r\n", b"HTTP/1.0\r\nConnection: keep-alive\r\n") + more
+    with (
+        serving(write_rows(tmp_path / "rows.onnx"), certfile=tls[1], keyfile=tls[3]) as address,
+        trusting().wrap_socket(address.connect()) as silent,
+    ):
+        silent.sendall(sent)
+        time.sleep(2)  # several looks at a connection that the server has closed, and the client has not
+        with trusting().wrap_socket(address.connect()) as connection:
+            connection.sendall(request("POST", PATH, BODY))
+            assert read_answer(connection)[0] == 200
 
 
 def test_an_address_that_others_reach_is_warned_of(tmp_path):
