@@ -21,7 +21,7 @@ from typing import Any
 
 from keras import ops
 
-from kbn.statistics import Moments, at_least
+from kbn.statistics import Moments, clip
 
 
 def usable(moments: Moments) -> Any:
@@ -82,7 +82,7 @@ def rate_of_weighted(weight_after: Any, momentum: Any) -> Any:
     """The rate of the debiased average, or of the cumulative one where `momentum` is None."""
     share = 1.0 if momentum is None else 1.0 - momentum
     # With a momentum of 1 nothing is ever averaged: 0 / 0.
-    return share / at_least(weight_after, 1e-30)
+    return share / clip(weight_after, 1e-30)
 
 
 def follow(average: Any, batch: Any, keep: Any, rate: Any, where: Any) -> Any:

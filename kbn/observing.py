@@ -87,7 +87,8 @@ def eagerly() -> Iterator[None]:
         if keras.backend.backend() == "torch":
             torch = import_module("torch")
             stack.enter_context(torch.no_grad())
-            stack.enter_context(torch.random.fork_rng(range(torch.cuda.device_count())))
+            devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+            stack.enter_context(torch.random.fork_rng(devices))
         if keras.backend.backend() == "tensorflow":
             config = import_module("tensorflow").config
             stack.callback(config.run_functions_eagerly, config.functions_run_eagerly())

@@ -11,10 +11,9 @@ https://arxiv.org/abs/1702.03275, Algorithm 1). Without clipping, y is x normali
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from keras import ops
 
-from kbn.statistics import Moments, at_least
+from kbn.statistics import Moments, clip
 
 
 def correction(
@@ -23,14 +22,8 @@ def correction(
     """r and d for a batch's moments against the averages `mean` and `stddev`, each (channels,)."""
     dtype = batch.mean.dtype
     # The average may start at 0, as the moving variance's initializer says; a batch's is never below this.
-    stddev = at_least(ops.cast(stddev, dtype), epsilon**0.5)
+    stddev = clip(ops.cast(stddev, dtype), epsilon**0.5)
     r = ops.sqrt(batch.variance + epsilon) / stddev
     d = (batch.mean - ops.cast(mean, dtype)) / stddev
     rmax, rmin, dmax = (clipping.get(key) for key in ("rmax", "rmin", "dmax"))
-    if rmin is not None:
-        r = at_least(r, rmin)
-    if rmax is not None:
-        r = ops.clip(r, -np.inf, rmax)
-    if dmax is not None:
-        d = ops.clip(d, -dmax, dmax)
-    return r, d
+    return clip(r, rmin, rmax), clip(d, None if dmax is None else -dmax, dmax)

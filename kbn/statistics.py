@@ -106,9 +106,14 @@ def computing_dtype(dtype: Any) -> str:
     return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
 
 
-def at_least(x: Any, least: float) -> Any:
-    """`x`, or `least` where it is less; NaN stays. On PyTorch `ops.maximum` would make float32 of float64."""
-    return ops.clip(ops.convert_to_tensor(x), least, np.inf)
+def clip(x: Any, least: float | None = None, most: float | None = None) -> Any:
+    """`x` within bounds; NaN stays.
+
+    On PyTorch `ops.maximum` would make float32 of float64, and `ops.clip` of bounds that are no tensors.
+    """
+    x = ops.convert_to_tensor(x)
+    bounds = (-np.inf if least is None else least, np.inf if most is None else most)
+    return ops.clip(x, *(ops.convert_to_tensor(each, x.dtype) for each in bounds))
 
 
 def pivot_of_batch(x: Any, axes: Sequence[int], mask: Any) -> Any:
@@ -140,7 +145,7 @@ def moments_in_one_pass(x: Any, axes: Sequence[int]) -> Moments:
     """As `moments`, of an `x` whose mean is known to be near 0 beside its deviation."""
     mean, _, count = moments(x, axes, with_variance=False)
     square = moments(ops.square(x), axes, with_variance=False).mean
-    return Moments(mean, at_least(square - ops.square(mean), 0), count)
+    return Moments(mean, clip(square - ops.square(mean), 0), count)
 
 
 def moments(x: Any, axes: Sequence[int], mask: Any = None, with_variance: bool = True) -> Moments:
@@ -156,7 +161,7 @@ def moments(x: Any, axes: Sequence[int], mask: Any = None, with_variance: bool =
     if mask is None:
         count = element_count(x, axes)
         total = _total(x, axes)
-        divisor = max(count, 1) if isinstance(count, int) else at_least(ops.cast(count, x.dtype), 1)
+        divisor = max(count, 1) if isinstance(count, int) else clip(ops.cast(count, x.dtype), 1)
     else:
         valid, weights = is_valid(mask), ops.cast(mask, x.dtype)
         # The mask's own channel axis may have size 1; then one count serves all channels.

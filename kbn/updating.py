@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from kbn import averages
-from kbn.statistics import Moments, at_least
+from kbn.statistics import Moments, clip
 
 
 def update(layer: Any, moments: Moments, replicas: Any) -> None:
@@ -60,7 +60,7 @@ def update(layer: Any, moments: Moments, replicas: Any) -> None:
     follow(layer.renorm_stddev, ops.sqrt(batch.variance + layer.epsilon), *correcting)
     stddev = follow(layer.moving_stddev, ops.sqrt(shown.variance + layer.epsilon))
     # Rounding may take the square just below epsilon.
-    variance = at_least(ops.square(stddev) - layer.epsilon, 0.0)
+    variance = clip(ops.square(stddev) - layer.epsilon, 0.0)
     layer.moving_variance.assign(ops.where(usable, variance, ops.convert_to_tensor(layer.moving_variance)))
 
 

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 import kbn
+from kbn import statistics
 
 # name: the layer's arguments, what of the data it is called with
 CASES = {
@@ -143,6 +144,8 @@ def double(given):
             keras.ops.convert_to_numpy, (layer.moving_mean, layer.moving_variance)
         )
         found[f"{name}_inferred"] = keras.ops.convert_to_numpy(layer(x, training=False))
+    clipped = statistics.clip(keras.ops.convert_to_tensor(np.array([0.0, 1.0, 2.0, np.nan])), 0.1, 1.1)
+    found["double_clipped"] = keras.ops.convert_to_numpy(clipped)
     return found
 
 

@@ -93,6 +93,12 @@ def test_float64_all_the_way(backend, name, battery):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", *OTHERS])
+def test_bounds_are_float64_too(backend, battery):
+    np.testing.assert_array_equal(battery[1](backend)["double_clipped"], [0.1, 1.0, 1.1, np.nan])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", *OTHERS])
 def test_state_of_a_compiled_fit(backend, battery):
     """What is no weight arrives in a compiled training step and comes back, on JAX too, where it is an argument."""
     given, found = battery
