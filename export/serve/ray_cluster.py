@@ -23,6 +23,7 @@ from .ray_store import NAME, TakenError
 from .settings import Settings, usable_cpus
 
 _LONGEST_ROUTING = 30  # seconds
+_STEADY = 20  # answers one after the other
 
 
 @contextlib.contextmanager
@@ -69,23 +70,31 @@ def cluster(settings: Settings, options: RaySettings, take_signals: Callable[[],
 def until_routed(host: str, port: int) -> None:
     """Waits until the proxy of this machine sends requests to the application, of which it hears a moment later than that the
     replicas are ready; for half a minute at most, as a machine without replicas may have no proxy.
+
+    One answer does not show it: an HAProxy that has heard replaces one that has not, and for a moment both take connections.
     """
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    end, found = time.monotonic() + _LONGEST_ROUTING, ""
+    end, steady, found = time.monotonic() + _LONGEST_ROUTING, 0, ""
     while time.monotonic() < end:
-        connection = http.client.HTTPConnection(host, port, timeout=5)
-        try:
-            connection.request("GET", "/v2/health/ready")
-            if connection.getresponse().status == 200:
-                return
-            found = "it is not ready there"
-        except (OSError, http.client.HTTPException) as error:
-            found = reason(error)
-        finally:
-            connection.close()
-        time.sleep(0.2)
+        wrong = _found_wrong(host, port)
+        steady, found = (0, wrong) if wrong else (steady + 1, found)
+        if steady == _STEADY:
+            return
+        time.sleep(0.2 if wrong else 1 / _STEADY)
     why = f"{host} port {port} does not lead to the application yet: {found}. Ask a machine that runs a replica."
     log("route", "warning", reason=why)
+
+
+def _found_wrong(host: str, port: int) -> str:
+    """Why a new connection does not lead to the application; nothing where it does."""
+    connection = http.client.HTTPConnection(host, port, timeout=5)
+    try:
+        connection.request("GET", "/v2/health/ready")
+        return "" if connection.getresponse().status == 200 else "it is not ready there"
+    except (OSError, http.client.HTTPException) as error:
+        return reason(error)
+    finally:
+        connection.close()
 
 
 def _connect(options: RaySettings) -> None:

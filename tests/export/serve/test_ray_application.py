@@ -146,30 +146,50 @@ def test_what_ray_fails_at_is_logged_and_tried_again(modules, logged, monkeypatc
     assert logged == [("reload", "the object store is full"), ("published", None)]
 
 
-@pytest.mark.parametrize("status", [200, 404])
-def test_a_machine_whose_proxy_does_not_lead_to_the_application_is_told_so(modules, logged, monkeypatch, status):
-    class Connection:
-        def __init__(self, host, port, timeout):
-            assert (host, port) == ("127.0.0.1", 8000)
+@pytest.fixture
+def until_routed(modules, monkeypatch):
+    """Waits for a proxy that answers with these statuses, the last for ever, on a clock that only sleeping moves; returns how
+    often it was asked.
+    """
 
-        def request(self, _method, path):
-            assert path == "/v2/health/ready"
+    def until_routed(*statuses):
+        asked, clock = [], [0.0]
 
-        def getresponse(self):
-            return SimpleNamespace(status=status)
+        class Connection:
+            def __init__(self, host, port, timeout):
+                assert (host, port) == ("127.0.0.1", 8000)
 
-        def close(self):
-            pass
+            def request(self, _method, path):
+                assert path == "/v2/health/ready"
 
-    monkeypatch.setattr(
-        modules.cluster,
-        "http",
-        SimpleNamespace(client=SimpleNamespace(HTTPConnection=Connection, HTTPException=OSError)),
-    )
-    monkeypatch.setattr(modules.cluster, "_LONGEST_ROUTING", 0.3)
-    modules.cluster.until_routed("0.0.0.0", 8000)
-    assert [event for event, _ in logged] == ([] if status == 200 else ["route"])
-    assert all("does not lead to the application yet: it is not ready there" in why for _, why in logged)
+            def getresponse(self):
+                asked.append(statuses[min(len(asked), len(statuses) - 1)])
+                return SimpleNamespace(status=asked[-1])
+
+            def close(self):
+                pass
+
+        client = SimpleNamespace(HTTPConnection=Connection, HTTPException=OSError)
+        monkeypatch.setattr(modules.cluster, "http", SimpleNamespace(client=client))
+        time = SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda seconds: clock.append(clock.pop() + seconds))
+        monkeypatch.setattr(modules.cluster, "time", time)
+        modules.cluster.until_routed("0.0.0.0", 8000)
+        return len(asked)
+
+    return until_routed
+
+
+def test_the_application_is_reached_once_every_connection_leads_there(until_routed, logged):
+    # While one HAProxy replaces another, both take connections.
+    assert until_routed(404, 404, 200, 404, 200, 200, 404, 200) == 7 + 20
+    assert not logged
+
+
+@pytest.mark.parametrize("statuses", [(404,), (200, 404) * 1000])
+def test_a_machine_whose_proxy_does_not_lead_to_the_application_is_told_so(until_routed, logged, statuses):
+    until_routed(*statuses)
+    assert [event for event, _ in logged] == ["route"]
+    assert "does not lead to the application yet: it is not ready there" in logged[0][1]
 
 
 def test_a_store_that_has_died_does_not_keep_the_end_from_coming(application, logged):
