@@ -74,7 +74,7 @@ class _Direct:
 def _path(scope: Scope) -> str:
     """The path below where a host has mounted the application."""
     path: str = scope["path"]
-    root: str = scope.get("root_path", "").rstrip("/")
+    root: str = scope.get("root_path", "")
     return path[len(root) :] if path.startswith(f"{root}/") else path
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import itertools
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -23,39 +22,20 @@ from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from .answering import Header
-from .logs import log_soon
+from .logs import log, log_soon
 from .metrics import Metrics
 from .scope import ANSWER, DISCONNECTED
 from .settings import Settings
+from .transport import Transport
 
-LARGEST_HEAD = 64 * 1024  # bytes of the request line and the headers, and of anything else that is no body
-_TOO_LONG = f"The request line and headers, or a piece of a body, do not end within {LARGEST_HEAD} bytes; send less."
+LARGEST_HEAD = 64 * 1024  # bytes of the address and the headers
+_ENDLESS = (
+    2 * LARGEST_HEAD
+)  # bytes received in which nothing ends: neither a head nor a piece of a body nor its trailers
+_TOO_LONG = f"The address and the headers are longer than {LARGEST_HEAD} bytes, or what is around a body is; send less."
 _FAREWELL = 3  # seconds that a client has to end TLS, when the server stops
 _FRAMING = (b"content-length", b"transfer-encoding")
 _SMALL = 64 * 1024  # bytes that are copied rather than sent apart
-
-
-class _Open:
-    """A transport that takes nothing for a client that has gone: it may have, behind an application's back."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self.is_closing = transport.is_closing
-
-    def write(self, data: bytes) -> None:
-        if not self.is_closing():
-            self._transport.write(data)
-
-    def writelines(self, parts: Iterable[bytes]) -> None:
-        if not self.is_closing():
-            self._transport.writelines(parts)
-
-    def close(self) -> None:
-        if not self.is_closing():  # asyncio's transport of TLS cannot be asked for its buffer once it was closed twice
-            self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
 
 
 class Connection(HttpToolsProtocol):
@@ -65,7 +45,7 @@ class Connection(HttpToolsProtocol):
     metrics: Metrics
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(_Open(transport))  # type: ignore[arg-type]
+        super().connection_made(Transport(transport))  # type: ignore[arg-type]
         self._since: float | None = time.monotonic()  # when the request that is being received began
         self._received = 0  # bytes of it
         self._piece = 0  # bytes of what is being parsed
@@ -79,7 +59,7 @@ class Connection(HttpToolsProtocol):
         self._when_lost: list[Callable[[], Any]] = []
         self._refusal = (400, "This is no HTTP request.")
         self._told = False
-        self._sending: tuple[float, int] | None = None  # since when bytes wait to be taken, and the most that did
+        self._sending: tuple[float, int] | None = None  # since when bytes wait to be taken, and what was taken before
         if len(self.connections) > self.settings.connections and not self._has_room():
             self._tell(503, "Too many connections are open; try again.")
 
@@ -94,7 +74,7 @@ class Connection(HttpToolsProtocol):
             self._feed(data)
         except httptools.HttpParserError:
             self._refuse(*self._refusal)
-        if self._idle_bytes > LARGEST_HEAD and not self._told:
+        if self._idle_bytes > _ENDLESS and not self._told:
             self._refuse(431, _TOO_LONG)
         if self._since is None and self.is_idle and self._idle_since is None:
             self._since = time.monotonic()  # line ends between requests do not stop the clock
@@ -106,9 +86,11 @@ class Connection(HttpToolsProtocol):
                 return
             except httptools.HttpParserUpgrade as upgrade:
                 data = memoryview(data)[upgrade.args[0] :]
-            # The parser leaves what follows to the other protocol. It is given the head again, as far as that tells of a body.
-            framing = [b"%b: %b\r\n" % header for header in self.headers if header[0] in _FRAMING]
-            self._repeats, self.headers = True, []
+            # The parser leaves what follows to the other protocol, or ignores it where the connection is not to be kept.
+            # Another is given the head again, as far as that tells of a body.
+            framing = [b"%b: %b\r\n" % header for header in self.scope["headers"] if header[0] in _FRAMING]
+            self.parser, self._repeats = httptools.HttpRequestParser(self), True
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn
             self.parser.feed_data(b"".join([b"POST / HTTP/1.1\r\n", *framing, b"\r\n"]))
 
     @property
@@ -141,24 +123,21 @@ class Connection(HttpToolsProtocol):
         if self._repeats:
             self._repeats = False
             return
-        if (
-            self._received > LARGEST_HEAD
-            and len(self.url) + sum(map(len, itertools.chain(*self.headers))) > LARGEST_HEAD
-        ):
+        if self._received > LARGEST_HEAD and _size(self.url, self.headers) > LARGEST_HEAD:
             self._refusal = (431, _TOO_LONG)
             raise ValueError(_TOO_LONG)  # httptools makes an invalid request of it
         super().on_headers_complete()
+        self.headers = []  # for the trailers, which are no headers (RFC 9110, section 6.5.1)
         answer = functools.partial(self._answer, weakref.ref(self.cycle))  # weak, as it holds the scope
         self.scope["extensions"] = {DISCONNECTED: {"call": self._call_when_lost}, ANSWER: {"call": answer}}
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
+        # uvicorn adds the piece: the first to nothing, which copies nothing, the others without copying those before.
         if not self.cycle.body:
-            self.cycle.body = b""  # type: ignore[assignment]  # adding the first piece to it, as uvicorn does, copies nothing
+            self.cycle.body = b""  # type: ignore[assignment]
         elif isinstance(self.cycle.body, bytes):
-            self.cycle.body = bytearray(
-                self.cycle.body
-            )  # to which the others are added without copying the first again
+            self.cycle.body = bytearray(self.cycle.body)
         super().on_body(body)
         if self.cycle.response_complete and self._received > 2 * self.settings.max_body:
             self.transport.abort()  # refused long ago, and still sending
@@ -169,11 +148,13 @@ class Connection(HttpToolsProtocol):
             return  # its body is still to come
         super().on_message_complete()
         self._since, self._received = None, 0
+        if self.is_idle:  # it was answered before all of it was there
+            self._idle_since = time.monotonic()
 
     def _answer(
         self, of: weakref.ref[RequestResponseCycle], status: int, headers: Sequence[Header], body: bytes
     ) -> bool:
-        """Sends a whole answer at once, as `cycle.send` would by two messages; False where that has to wait for the client."""
+        """Sends a whole answer at once; False where that is left to `cycle.send`, as it may have to wait, or has no body."""
         cycle = of()
         if cycle is None or cycle.disconnected or self.flow.write_paused or cycle.scope["method"] == "HEAD":
             return False
@@ -183,11 +164,8 @@ class Connection(HttpToolsProtocol):
             headers = [*headers, CLOSE_HEADER]
         lines = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *headers)]
         head = b"".join([STATUS_LINE[status], *lines, b"\r\n"])
-        if len(body) > _SMALL:
-            self.transport.writelines([head, body])
-        else:
-            self.transport.write(head + body)
-        cycle.response_started = cycle.response_complete = True
+        self.transport.write(*[head, body] if len(body) > _SMALL else [head + body])
+        cycle.response_started, cycle.response_complete, cycle.waiting_for_100_continue = True, True, False
         cycle.message_event.set()
         if not cycle.keep_alive:
             self.transport.close()
@@ -195,7 +173,6 @@ class Connection(HttpToolsProtocol):
         return True
 
     def on_response_complete(self) -> None:
-        self.server_state.total_requests += 1
         if self._ends and not self.pipeline:
             self.transport.close()
         if self.transport.is_closing():
@@ -213,6 +190,7 @@ class Connection(HttpToolsProtocol):
     def look(self, now: float) -> None:
         """Ends the connection where its client is too slow."""
         waiting = self.transport.get_write_buffer_size()
+        taken = self.transport.written - waiting  # type: ignore[attr-defined]  # it is kbn's
         if self.transport.is_closing():
             self._closing = self._closing or now
             if self._stops and not waiting and now - self._closing > _FAREWELL:
@@ -223,11 +201,10 @@ class Connection(HttpToolsProtocol):
             if self._idle_since is not None and now - self._idle_since > self.timeout_keep_alive:
                 self.transport.close()
                 return
-        elif self._sending is None:
-            self._sending = (now, waiting)
         else:
-            self._sending = (self._sending[0], max(waiting, self._sending[1]))
-        if self._sending and self._is_overdue(*self._sending, now):
+            self._sending = self._sending or (now, taken)
+            self._idle_since = self._idle_since and now
+        if self._sending and self._is_overdue(self._sending[0], taken + waiting - self._sending[1], now):
             self.transport.abort()
         elif self._since is not None and self.pipeline:
             self._since = now  # uvicorn reads no further before the request ahead is answered
@@ -275,6 +252,11 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
+def _size(url: bytes, headers: Sequence[Header]) -> int:
+    """Bytes of a head, as it is at least on its way."""
+    return len(url) + sum(len(name) + len(value) + len(":\r\n") for name, value in headers)
+
+
 def connection_class(settings: Settings, metrics: Metrics) -> type[Connection]:
     """The class with these limits, as uvicorn makes its connections by a class."""
     return type("Connection", (Connection,), {"settings": settings, "metrics": metrics})
@@ -285,4 +267,8 @@ def sweep(connections: Iterable[Any]) -> None:
     now = time.monotonic()
     for connection in list(connections):
         if isinstance(connection, Connection):
-            connection.look(now)
+            try:
+                connection.look(now)
+            except Exception as error:  # one connection must not end the server
+                log("fault", "error", reason=repr(error)[:500])
+                connection.transport.abort()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import itertools
 import re
@@ -58,16 +59,25 @@ class Middleware:
 
         async def send_on(message: Message) -> None:
             nonlocal status
+            try:
+                await send(message)
+            except OSError:  # by which hosts tell of a client that has gone
+                status = 499
+                raise RefusedError(499, "The client has gone.") from None
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *self._headers(request_id)]
-            await send(message)
+            await send_on(message)
 
         try:
-            answer = await self._ask(scope, receive, send_on, request_id.decode())
+            answer = await self._ask(scope, receive, send_with_headers, request_id.decode())
             if answer is not None and not status:
                 status = answer.status
-                await send_answer(scope, send, answer, *self._headers(request_id))
+                with contextlib.suppress(RefusedError):
+                    await send_answer(scope, send_on, answer, *self._headers(request_id))
         finally:
             if status >= 400:
                 self._metrics.refused(facts.get("model", ""), status)
@@ -123,7 +133,7 @@ class Middleware:
 
 
 def _refusal(refused: RefusedError) -> Answer:
-    headers = [(name.encode(), value.encode()) for name, value in refused.headers.items()]
+    headers = [(name.lower().encode(), value.encode()) for name, value in refused.headers.items()]
     return Answer(refused.status, orjson.dumps({"error": refused.message}), [JSON, *headers])
 
 

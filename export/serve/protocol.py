@@ -1,4 +1,4 @@
-"""Inference requests of the Open Inference Protocol v2, read and answered.
+"""Inference requests of the Open Inference Protocol v2, read.
 
     body ──split at Inference-Header-Content-Length──> JSON ──inputs, outputs, parameters──> Head ──bytes behind──> arrays
 
@@ -16,9 +16,9 @@ from typing import Any
 import orjson
 from numpy.typing import NDArray
 
-from .binary_tensors import from_bytes, to_bytes
+from .binary_tensors import from_bytes
 from .datatypes import NUMPY
-from .json_tensors import from_json, to_json
+from .json_tensors import from_json
 from .ports import FREE, Port
 from .refusal import RefusedError
 
@@ -32,7 +32,7 @@ _SHORT = 4096  # bytes of one that is remembered
 
 
 @dataclass(frozen=True, slots=True)
-class Bytes:
+class Behind:
     """An input whose values lie behind the JSON, from `start` to `end`."""
 
     port: Port
@@ -54,7 +54,7 @@ class Head:
     """
 
     id: str | None
-    inputs: Mapping[str, Array | Bytes]
+    inputs: Mapping[str, Array | Behind]
     outputs: Sequence[tuple[Port, bool]]
     timeout: float | None
 
@@ -62,7 +62,7 @@ class Head:
         """The arrays; raises RefusedError where what lies behind the JSON is no values of the datatype (400)."""
         feeds: dict[str, Array] = {}
         for name, each in self.inputs.items():
-            if isinstance(each, Bytes):
+            if isinstance(each, Behind):
                 each = from_bytes(tail[each.start : each.end], each.port, each.shape, each.count)
             feeds[name] = each
         return feeds
@@ -89,25 +89,6 @@ class RequestReader:
         read = self._remembered if end < len(body) and end <= _SHORT else self._read
         head = read(body[:end], len(body) - end)
         return head, head.feeds(memoryview(body)[end:])
-
-
-def answer(model: str, version: str, head: Head, arrays: Mapping[str, Array]) -> tuple[bytes, int | None]:
-    """The body of an answer, and the length of its JSON where bytes follow."""
-    outputs, parts = [], []
-    for port, binary in head.outputs:
-        array = arrays[port.name]
-        entry: dict[str, Any] = {"name": port.name, "datatype": port.datatype, "shape": list(array.shape)}
-        if binary:
-            parts.append(to_bytes(array, port.datatype))
-            entry["parameters"] = {"binary_data_size": len(parts[-1])}
-        else:
-            entry["data"] = to_json(array, port.datatype)
-        outputs.append(entry)
-    document: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": outputs}
-    if head.id is not None:
-        document["id"] = head.id
-    header = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    return (b"".join([header, *parts]), len(header)) if parts else (header, None)
 
 
 def check_shape(shape: Sequence[int], port: Port) -> None:
@@ -156,8 +137,8 @@ def _json(text: bytes) -> Any:
         raise RefusedError(400, f"The request is not JSON: {error}.") from None
 
 
-def _inputs(entries: list[Any], ports: Ports, size: int) -> dict[str, Array | Bytes]:
-    found: dict[str, Array | Bytes] = {}
+def _inputs(entries: list[Any], ports: Ports, size: int) -> dict[str, Array | Behind]:
+    found: dict[str, Array | Behind] = {}
     position = 0
     for entry in entries:
         entry = _object(entry, "An input")
@@ -171,7 +152,9 @@ def _inputs(entries: list[Any], ports: Ports, size: int) -> dict[str, Array | By
         shape, count = _shape(entry, port)
         length = _parameters(entry, f"Input {port.name!r}").get("binary_data_size")
         if length is None:
-            found[port.name] = from_json(entry.get("data"), port, shape, count)
+            array = from_json(entry.get("data"), port, shape, count)
+            array.setflags(write=False)  # where the head is remembered, it is other requests', too
+            found[port.name] = array
             continue
         if "data" in entry:
             raise RefusedError(400, f"Input {port.name!r} has both data and binary_data_size.")
@@ -179,7 +162,7 @@ def _inputs(entries: list[Any], ports: Ports, size: int) -> dict[str, Array | By
             raise RefusedError(
                 400, f"Input {port.name!r}: binary_data_size must be within the {size} bytes behind the JSON."
             )
-        found[port.name] = Bytes(port, shape, count, position, position + length)
+        found[port.name] = Behind(port, shape, count, position, position + length)
         position += length
     if missing := [repr(name) for name in ports if name not in found]:
         raise RefusedError(400, f"The request lacks input {', '.join(missing)}.")

@@ -7,4 +7,4 @@ HEADERS = "kbn.headers"  # by name, both as bytes; of one that is there twice, t
 
 # Extensions of kbn's own server: {"call": a function}
 DISCONNECTED = "kbn.disconnected"  # takes what is called when the client has gone
-ANSWER = "kbn.answer"  # takes status, headers and body of a whole answer; tells whether they are on their way
+ANSWER = "kbn.answer"  # takes status, headers and body of a whole answer; False: send it by messages

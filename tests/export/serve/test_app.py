@@ -1,12 +1,14 @@
 """The application in a host other than kbn's server, such as Ray Serve: plain ASGI, below a path, with a lifespan."""
 
 import asyncio
+import io
 import json
 
 import numpy as np
 import pytest
 from starlette.routing import Mount, Router
 
+from kbn.export.serve import logs
 from kbn.export.serve.app import build
 from kbn.export.serve.metrics import Metrics
 from kbn.export.serve.registry import Registry
@@ -72,12 +74,39 @@ def test_it_answers_at_the_root_and_below_a_path(run, below, version):
     assert answer["outputs"][0]["data"] == pytest.approx((X @ weights())[0].tolist(), rel=1e-5)
 
 
-@pytest.mark.parametrize("root", ["/", "/v", "/v2/models"])
-def test_a_hosts_root_that_is_no_part_of_the_path(run, root):
+@pytest.mark.parametrize(("root", "status"), [("/", 200), ("/v", 200), ("/v2/", 200), ("/v2/models", 404)])
+def test_a_hosts_root_is_taken_off_where_a_part_of_the_path_ends(run, root, status):
     async def test(app):
-        return await asked(app, "POST", "/v2/models/rows/infer", json.dumps(rows_request(X)).encode(), root=root)
+        body = json.dumps(rows_request(X)).encode()
+        told = await asked(app, "GET", "/v2/models/rows", root=root)
+        return await asked(app, "POST", "/v2/models/rows/infer", body, root=root), told
 
-    assert run(test)[0] == (404 if root == "/v2/models" else 200)
+    (found, _), (told, _) = run(test)
+    assert found == told == status
+
+
+@pytest.mark.parametrize("path", ["/v2/models/rows/infer", "/v2"])
+def test_a_host_whose_client_has_gone_as_it_is_answered(run, path, monkeypatch):
+    lines = io.StringIO()
+    monkeypatch.setattr(logs._Log, "stream", lines)
+    monkeypatch.setattr(logs._Log, "threshold", 0)
+
+    async def test(app):
+        messages = asyncio.Queue()
+        messages.put_nowait({"type": "http.request", "body": json.dumps(rows_request(X)).encode(), "more_body": False})
+
+        async def send(_message):
+            raise OSError
+
+        scope = {"type": "http", "method": "POST" if "infer" in path else "GET", "path": path, "headers": []}
+        await app(scope, messages.get, send)
+        await asyncio.sleep(0)  # the log's turn
+
+    run(test)
+    told = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert [(line["event"], line["status"]) for line in told if line["event"] in ("request", "fault")] == [
+        ("request", 499)
+    ]
 
 
 @pytest.mark.parametrize("tells_id", [True, False])

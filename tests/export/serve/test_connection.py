@@ -12,8 +12,10 @@ import time
 import numpy as np
 import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.server import ServerState
 
 from kbn.export.serve import logs
+from kbn.export.serve.connection import LARGEST_HEAD, sweep
 from serving import held, read_answer, request, rows_request, serving, wait_until, write, write_rows
 
 GOOD = json.dumps(rows_request(np.ones((1, 4), np.float32))).encode()
@@ -158,6 +160,148 @@ def test_a_connection_is_kept_for_a_while(server, free, monkeypatch):
         assert read_answer(connection)[0] == 200
         assert connection.recv(1) == b""
         assert time.monotonic() - begin >= 0.5
+
+
+def test_a_connection_whose_request_was_answered_early_is_kept(server):
+    with server.connect() as connection:
+        connection.sendall(b"POST /nope HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
+        assert read_answer(connection)[0] == 404
+        connection.sendall(b"hello")
+        time.sleep(1)  # thrice what a slow client is given
+        connection.sendall(WHOLE)
+        assert read_answer(connection)[0] == 200
+
+
+def test_a_large_body_behind_an_early_answer_is_passed_over(server):
+    large = b"POST /nope HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n" + bytes(1_000_000)
+    with server.connect() as connection:
+        connection.sendall(large)
+        assert read_answer(connection)[0] == 404
+        connection.sendall(WHOLE)
+        assert read_answer(connection)[0] == 200
+
+
+@pytest.mark.parametrize(("kept", "version"), [(True, b"1.1"), (False, b"1.1"), (False, b"1.0")])
+def test_the_headers_of_an_answer(server, kept, version):
+    sent = WHOLE if not kept or version == b"1.0" else WHOLE.replace(b"Connection: close\r\n", b"")
+    with server.connect() as connection:
+        connection.sendall(sent.replace(b"HTTP/1.1", b"HTTP/" + version))
+        status, headers, _ = read_answer(connection)
+        assert (status, headers.get("connection")) == (200, None if kept else "close")
+        assert {"date", "content-length", "x-request-id", "x-content-type-options"} <= headers.keys()
+        if not kept:
+            assert connection.recv(1) == b""
+
+
+def test_answers_that_nobody_takes_do_not_gather(server):
+    body = {
+        "inputs": [
+            {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]},
+            {"name": "s", "datatype": "INT64", "shape": [2], "data": [1000, 1000]},
+        ],
+        "parameters": {"binary_data_output": True},
+    }
+    asked = request("POST", "/v2/models/wide/infer", json.dumps(body).encode()).replace(b"Connection: close\r\n", b"")
+    connections, most = server.server.server_state.connections, 0
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((server.host, server.port))
+        connection.sendall(asked * 8)
+        wait_until(lambda: any(each.transport.get_write_buffer_size() for each in list(connections)))
+        while open_now := list(connections):  # until the client is sent away
+            most = max(most, *(each.transport.get_write_buffer_size() for each in open_now))
+            time.sleep(0.01)
+    assert most < 2 * 4_000_000  # one answer
+
+
+def test_who_takes_answers_fast_enough_is_not_cut_off_however_many_there_are(server):
+    now, size = 1000.0, 4_000_000
+    connection, transport = alone(server)
+    for _ in range(100):
+        connection.transport.write(bytes(size))
+        transport.waiting = size  # what was there before has been taken
+        connection.look(now)
+        assert not transport.gone
+        now += size / connection.settings.min_rate
+    connection.look(now + 2 * connection.settings.receive_timeout)
+    assert transport.gone
+
+
+def test_a_fault_in_a_look_ends_its_connection_alone(server, monkeypatch):
+    (broken, first), (sound, second) = alone(server), alone(server)
+    monkeypatch.setattr(first, "get_write_buffer_size", lambda: 1 / 0)
+    second.waiting = 1
+    sweep([broken, sound])
+    assert (first.gone, second.gone) == (True, False)
+    assert sound._sending is not None
+
+
+def alone(server):
+    """A connection, and a transport that does nothing."""
+
+    class Transport:
+        waiting, gone = 0, False
+
+        def get_extra_info(self, name, default=None):
+            return default
+
+        def is_closing(self):
+            return False
+
+        def write(self, data):
+            pass
+
+        def abort(self):
+            self.gone = True
+
+        def get_write_buffer_size(self):
+            return self.waiting
+
+    transport = Transport()
+    connection = server.server.config.http_protocol_class(server.server.config, ServerState(), {})
+    connection.connection_made(transport)
+    connection._since = None  # a request that is being answered
+    return connection, transport
+
+
+# Headers of few bytes each, so that what is between them counts.
+@pytest.mark.parametrize(("headers", "status"), [(LARGEST_HEAD // 6, 200), (LARGEST_HEAD // 5 + 1, 431)])
+@pytest.mark.parametrize("pieces", [1, 40])
+def test_the_size_of_a_head_does_not_depend_on_how_it_comes(server, headers, status, pieces):
+    head = b"GET /v2 HTTP/1.1\r\n" + b"a: b\r\n" * headers + b"Connection: close\r\n\r\n"
+    step = -(-len(head) // pieces)
+    with server.connect() as connection:
+        with contextlib.suppress(ConnectionError):  # refused before all of it was there
+            for start in range(0, len(head), step):
+                connection.sendall(head[start : start + step])
+        assert read_answer(connection)[0] == status
+
+
+@pytest.mark.parametrize(
+    "trailer", [b"X-Request-Id: smuggled", b"Inference-Header-Content-Length: 3", b"Content-Encoding: br"]
+)
+def test_trailers_are_no_headers(server, trailer):
+    head = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n".encode()
+    with server.connect() as connection:
+        connection.sendall(head + b"%x\r\n%b\r\n0\r\n%b\r\n\r\n" % (len(GOOD), GOOD, trailer))
+        status, headers, _ = read_answer(connection)
+    assert status == 200
+    assert headers["x-request-id"] != "smuggled"
+
+
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_wish_for_another_protocol_on_a_connection_that_ends(server, version, whole):
+    wish = WHOLE.replace(b"Connection: close\r\n", b"Connection: close, Upgrade\r\nUpgrade: h2c\r\n")
+    wish = wish.replace(b"HTTP/1.1", b"HTTP/" + version)
+    assert b"Upgrade: h2c" in wish
+    cut = len(wish) if whole else len(wish) - len(GOOD) // 2
+    with server.connect() as connection:
+        connection.sendall(wish[:cut])
+        time.sleep(0.05)
+        connection.sendall(wish[cut:])
+        assert read_answer(connection)[0] == 200
+        assert connection.recv(1) == b""
 
 
 @pytest.fixture

@@ -60,6 +60,12 @@ def test_each_request_has_its_own_values(requests):
         assert_reads(reader, asked)
 
 
+def test_what_requests_share_cannot_be_written_to():
+    body, length, _ = request(binary=("x",))
+    _, feeds = RequestReader(INPUTS, OUTPUTS).read(body, length)
+    assert not any(array.flags.writeable for array in feeds.values())
+
+
 def test_what_is_asked_is_told_apart():
     reader = RequestReader(INPUTS, OUTPUTS)
     options = [
