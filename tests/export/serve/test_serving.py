@@ -101,7 +101,7 @@ def test_a_fault_of_the_servers_own_is_told_without_its_traceback(tmp_path, monk
 
     lines = io.StringIO()
     with serving(write_rows(tmp_path / "rows.onnx")) as address:
-        monkeypatch.setattr(infer, "answer", broken)
+        monkeypatch.setattr(infer, "_content", broken)
         monkeypatch.setattr(logs._Log, "stream", lines)
         monkeypatch.setattr(logs._Log, "threshold", 0)
         status, answer = address.post(PATH, rows_request(X), X_Request_Id="mine")
