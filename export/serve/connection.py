@@ -29,9 +29,7 @@ from .settings import Settings
 from .transport import Transport
 
 LARGEST_HEAD = 64 * 1024  # bytes of the address and the headers
-_ENDLESS = (
-    2 * LARGEST_HEAD
-)  # bytes received in which nothing ends: neither a head nor a piece of a body nor its trailers
+_ENDLESS = 2 * LARGEST_HEAD  # bytes in which nothing ends: neither a head nor a piece of a body nor its trailers
 _TOO_LONG = f"The address and the headers are longer than {LARGEST_HEAD} bytes, or what is around a body is; send less."
 _FAREWELL = 3  # seconds that a client has to end TLS, when the server stops
 _FRAMING = (b"content-length", b"transfer-encoding")
