@@ -228,26 +228,30 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status: int, message: str) -> None:
         """Tells the client, unless requests ahead of what is refused are unanswered: it would take this for their answer."""
-        is_of_latest = not self.is_idle and self.cycle.more_body
+        is_of_latest = self.cycle is not None and self.cycle.more_body
         if is_of_latest and self.pipeline:
             self.pipeline.popleft()
         elif is_of_latest or self.is_idle:
             self._tell(status, message)
             return
+        self._record(status, message)
         self._told = self._ends = True
         self._since = None
 
     def _tell(self, status: int, message: str) -> None:
-        """Writes an answer past the application, and closes."""
-        body = orjson.dumps({"error": message})
-        head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
-        if self.is_idle or not self.cycle.response_started:
+        """Writes an answer past the application, unless what is refused has one, and closes."""
+        if self.cycle is None or not (self.cycle.more_body and self.cycle.response_started):
+            body = orjson.dumps({"error": message})
+            head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
             self.transport.write(STATUS_LINE[status] + head + body)
-            self.metrics.refused("", status)
-            log_soon("refused", "info", status=status, reason=message, client=(self.client or ("",))[0])
+        self._record(status, message)
         self._told = True
         self._since = time.monotonic()
         self.transport.close()
+
+    def _record(self, status: int, message: str) -> None:
+        self.metrics.refused("", status)
+        log_soon("refused", "info", status=status, reason=message, client=(self.client or ("",))[0])
 
 
 def _size(url: bytes, headers: Sequence[Header]) -> int:

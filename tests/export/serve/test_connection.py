@@ -384,12 +384,29 @@ def test_what_follows_a_request_does_not_spoil_its_answer(server, wrong):
     assert answers.count(b"HTTP/1.1 200 OK") == answers.count(b"HTTP/1.1 ") == 2
 
 
-def test_what_a_connection_refuses_is_logged_and_counted(server, monkeypatch):
+GARBAGE = b"garbage\r\n\r\n"
+EARLY = b"POST /v2/models/none/infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "exchanges",
+    [
+        [(GARBAGE, 400)],
+        [(WHOLE.replace(b"Connection: close\r\n", b"") + GARBAGE, 200)],
+        [(EARLY, 404), (GARBAGE, 0)],
+    ],
+    ids=["a request", "behind an unanswered request", "the body of an answered request"],
+)
+def test_what_a_connection_refuses_is_logged_and_counted(server, monkeypatch, exchanges):
     lines = io.StringIO()
     monkeypatch.setattr(logs._Log, "stream", lines)
     monkeypatch.setattr(logs._Log, "threshold", 0)
     counted = server.metric('kbn_errors_total{kind="invalid",model=""}')
-    assert server.raw(b"garbage\r\n\r\n")[0] == 400
+    with server.connect() as connection:
+        for sent, status in exchanges:
+            connection.sendall(sent)
+            assert read_answer(connection)[0] == status
+        assert connection.recv(1 << 16) == b""
     assert server.metric('kbn_errors_total{kind="invalid",model=""}') == counted + 1
     (line,) = [each for each in map(json.loads, lines.getvalue().splitlines()) if each["event"] == "refused"]
     assert (line["status"], line["reason"], line["client"]) == (400, "This is no HTTP request.", "127.0.0.1")
