@@ -107,7 +107,7 @@ def computing_dtype(dtype: Any) -> str:
 
 
 def clip(x: Any, least: float | None = None, most: float | None = None) -> Any:
-    """`x` within bounds; NaN stays.
+    """`x`, floats, within bounds; NaN stays.
 
     On PyTorch `ops.maximum` would make float32 of float64, and `ops.clip` of bounds that are no tensors.
     """

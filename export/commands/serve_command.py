@@ -145,7 +145,7 @@ def serve(
 
 def _serve_here(models: list[Path], settings: Settings) -> None:
     """The embedded engine; a model is loaded while what serves it is imported."""
-    from ..serve.listening import listen
+    from ..serve.listening import listen, take_files
     from ..serve.metrics import Metrics
     from ..serve.registry import Registry
 
@@ -154,6 +154,7 @@ def _serve_here(models: list[Path], settings: Settings) -> None:
         gc.freeze()  # what lives as long as the server
         gc.enable()
 
+    take_files(settings.connections)
     metrics = Metrics()
     registry = Registry(models, settings, metrics)
     with listen(settings) as listener:

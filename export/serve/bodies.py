@@ -9,6 +9,7 @@ from starlette.types import Receive
 
 from .refusal import RefusedError
 
+_DIGITS = 19  # of any length that there is; Python counts no more than some thousands
 # What zlib calls the formats of these encodings.
 _WINDOWS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 
@@ -20,8 +21,8 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int
         RefusedError: it is longer than `limit` bytes (413), packed in an unknown way (415), damaged (400), or the client
             has gone (499, which nobody sees).
     """
-    declared = headers.get(b"content-length", b"")
-    if declared.isdigit() and int(declared) > limit:
+    declared = headers.get(b"content-length", b"").lstrip(b"0")
+    if declared.isdigit() and (len(declared) > _DIGITS or int(declared) > limit):
         raise _too_long(limit)
     parts: list[bytes] = []
     size, more = 0, True

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -18,22 +19,33 @@ from typing import Any
 
 import httptools
 import orjson
-from uvicorn.protocols.http.flow_control import CLOSE_HEADER
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from .answering import Header
-from .logs import log, log_soon
+from .logs import log, log_soon, traceback_of
 from .metrics import Metrics
 from .scope import ANSWER, DISCONNECTED
 from .settings import Settings
 from .transport import Transport
 
-LARGEST_HEAD = 64 * 1024  # bytes of the address and the headers
-_ENDLESS = 2 * LARGEST_HEAD  # bytes in which nothing ends: neither a head nor a piece of a body nor its trailers
-_TOO_LONG = f"The address and the headers are longer than {LARGEST_HEAD} bytes, or what is around a body is; send less."
-_FAREWELL = 3  # seconds that a client has to end TLS, when the server stops
+LARGEST_HEAD = 64 * 1024  # bytes that are always taken
+_TOO_LONG = f"The request line and headers, or what is around a body, are longer than {LARGEST_HEAD} bytes; send less."
+_PIECE = 16 * 1024  # bytes that are parsed at a time
+_FAREWELL = 5  # seconds that a client has to close, once the server has
+_LEAST_IDLE = 1  # seconds before a connection makes room for another
 _FRAMING = (b"content-length", b"transfer-encoding")
 _SMALL = 64 * 1024  # bytes that are copied rather than sent apart
+
+
+class _Flow(FlowControl):
+    """Reads nothing while it is full, whoever asks for it."""
+
+    is_full = False
+
+    def resume_reading(self) -> None:
+        if not self.is_full:
+            super().resume_reading()
 
 
 class Connection(HttpToolsProtocol):
@@ -44,6 +56,9 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(Transport(transport))  # type: ignore[arg-type]
+        self.transport: Transport  # type: ignore[assignment]
+        self.flow: _Flow = _Flow(self.transport)
+        self._unparsed: bytes | memoryview = b""  # what is behind requests that wait
         self._since: float | None = time.monotonic()  # when the request that is being received began
         self._received = 0  # bytes of it
         self._piece = 0  # bytes of what is being parsed
@@ -52,19 +67,38 @@ class Connection(HttpToolsProtocol):
         self._repeats = False  # whether the parser is given a head that it has had already
         self._lost = False
         self._closing: float | None = None  # since when, as `look` saw it
-        self._stops = False  # with the server
         self._ends = False  # behind the answers to the requests that there are
         self._when_lost: list[Callable[[], Any]] = []
         self._refusal = (400, "This is no HTTP request.")
         self._told = False
-        self._sending: tuple[float, int] | None = None  # since when bytes wait to be taken, and what was taken before
+        self._sending: tuple[float, int, int] | None = None  # since when how many bytes wait, and up to which of all
         if len(self.connections) > self.settings.connections and not self._has_room():
             self._tell(503, "Too many connections are open; try again.")
 
     def data_received(self, data: bytes) -> None:
+        self._unparsed = b"".join([self._unparsed, data]) if self._unparsed else data
+        self._parse()
+
+    def _parse(self) -> None:
+        """Takes what has come piece by piece, as there may be thousands of requests in it, until one waits for another."""
+        data = self._unparsed
+        if len(data) > _PIECE:
+            data = memoryview(data)
+        while data and not self.pipeline:
+            piece, data = data[:_PIECE], data[_PIECE:]
+            self._receive(piece)
+        self._unparsed = data
+        self.flow.is_full = len(data) > _PIECE
+        if self.flow.is_full:
+            self.flow.pause_reading()
+        elif self.pipeline:
+            self.flow.resume_reading()  # which uvicorn has paused; that the client has gone is to be seen
+
+    def _receive(self, data: bytes | memoryview) -> None:
         self._piece = len(data)
         self._received += self._piece
         if self._told or self.transport.is_closing():
+            self._end_if_still_sending()
             return
         self._idle_bytes += self._piece
         self._idle_since = None
@@ -72,7 +106,7 @@ class Connection(HttpToolsProtocol):
             self._feed(data)
         except httptools.HttpParserError:
             self._refuse(*self._refusal)
-        if self._idle_bytes > _ENDLESS and not self._told:
+        if self._idle_bytes > LARGEST_HEAD and not self._told:
             self._refuse(431, _TOO_LONG)
         if self._since is None and self.is_idle and self._idle_since is None:
             self._since = time.monotonic()  # line ends between requests do not stop the clock
@@ -100,6 +134,7 @@ class Connection(HttpToolsProtocol):
         if self._repeats:
             return
         super().on_message_begin()
+        self._idle_since = None
         if self._since is None:
             self._since, self._received = time.monotonic(), self._piece
 
@@ -121,10 +156,8 @@ class Connection(HttpToolsProtocol):
         if self._repeats:
             self._repeats = False
             return
-        if self._received > LARGEST_HEAD and _size(self.url, self.headers) > LARGEST_HEAD:
-            self._refusal = (431, _TOO_LONG)
-            raise ValueError(_TOO_LONG)  # httptools makes an invalid request of it
         super().on_headers_complete()
+        self.transport.lingers = True
         self.headers = []  # for the trailers, which are no headers (RFC 9110, section 6.5.1)
         answer = functools.partial(self._answer, weakref.ref(self.cycle))  # weak, as it holds the scope
         self.scope["extensions"] = {DISCONNECTED: {"call": self._call_when_lost}, ANSWER: {"call": answer}}
@@ -137,14 +170,20 @@ class Connection(HttpToolsProtocol):
         elif isinstance(self.cycle.body, bytes):
             self.cycle.body = bytearray(self.cycle.body)
         super().on_body(body)
-        if self.cycle.response_complete and self._received > 2 * self.settings.max_body:
-            self.transport.abort()  # refused long ago, and still sending
+        if self.cycle.response_complete:
+            self._end_if_still_sending()
+
+    def _end_if_still_sending(self) -> None:
+        """Of a request that was refused long ago."""
+        if self._received > 2 * self.settings.max_body:
+            self.transport.abort()
 
     def on_message_complete(self) -> None:
         self._idle_bytes = 0
         if self.parser.should_upgrade():
             return  # its body is still to come
         super().on_message_complete()
+        self.cycle.more_body = self.transport.lingers = False
         self._since, self._received = None, 0
         if self.is_idle:  # it was answered before all of it was there
             self._idle_since = time.monotonic()
@@ -163,7 +202,7 @@ class Connection(HttpToolsProtocol):
         lines = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *headers)]
         head = b"".join([STATUS_LINE[status], *lines, b"\r\n"])
         self.transport.write(*[head, body] if len(body) > _SMALL else [head + body])
-        cycle.response_started, cycle.response_complete, cycle.waiting_for_100_continue = True, True, False
+        cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:
             self.transport.close()
@@ -175,39 +214,35 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         else:
             self._idle_since = time.monotonic()  # `look` closes it, which takes less than a timer of each request's own
-
-    def shutdown(self) -> None:
-        self._stops = True
-        super().shutdown()
+        self._parse()
+        self.flow.resume_reading()
 
     def look(self, now: float) -> None:
         """Ends the connection where its client is too slow."""
         waiting = self.transport.get_write_buffer_size()
-        taken = self.transport.written - waiting  # type: ignore[attr-defined]  # it is kbn's
-        if self.transport.is_closing():
-            self._closing = self._closing or now
-            if self._stops and not waiting and now - self._closing > _FAREWELL:
-                self.transport.abort()
-                return
+        taken = self.transport.written - waiting
         if not waiting:
             self._sending = None
-            if self._idle_since is not None and now - self._idle_since > self.timeout_keep_alive:
-                self.transport.close()
-                return
         else:
-            self._sending = self._sending or (now, taken)
             self._idle_since = self._idle_since and now
-        if self._sending and self._is_overdue(self._sending[0], taken + waiting - self._sending[1], now):
+            if self._sending is None or taken >= self._sending[2]:
+                self._sending = (now, waiting, taken + waiting)
+        if self._sending and self._is_overdue(*self._sending[:2], now):
             self.transport.abort()
+        elif self.transport.is_closing():
+            self._closing = self._closing or now
+            if not waiting and now - self._closing > _FAREWELL:
+                self.transport.abort()
+        elif not waiting and self._idle_since is not None and now - self._idle_since > self.timeout_keep_alive:
+            self.transport.close()
         elif self._since is not None and self.pipeline:
-            self._since = now  # uvicorn reads no further before the request ahead is answered
+            self._since = now  # nothing is read before the request ahead is answered
         elif self._since is not None and self._is_overdue(self._since, self._received, now):
-            if self._told or not self._received or (self.cycle is not None and self.cycle.response_started):
+            if not self._received or self._is_answered_early:
                 self.transport.abort()
             else:
                 self._refuse(408, "The request was not received in time.")
@@ -215,16 +250,27 @@ class Connection(HttpToolsProtocol):
     def _is_overdue(self, since: float, size: int, now: float) -> bool:
         return now - since > self.settings.receive_timeout + size / self.settings.min_rate
 
+    @property
+    def _is_answered_early(self) -> bool:
+        """Whether what is being received is the body of a request that has an answer, or a part of it."""
+        return self.cycle is not None and self.cycle.more_body and self.cycle.response_started
+
+    @property
+    def _free_since(self) -> float:
+        """When it began to be of no use to its client: since its last answer, or since it is open and silent."""
+        since = self._since if self.cycle is None and not self._received else self._idle_since
+        return math.inf if since is None else since
+
     def _has_room(self) -> bool:
-        """Whether few enough connections are open, once one that is only kept for a next request has been closed."""
+        """Whether few enough connections are open, once the one that has been free for the longest has been closed."""
         others = [each for each in self.connections if each is not self and not each.transport.is_closing()]
         if len(others) < self.settings.connections:
             return True
-        for other in others:
-            if isinstance(other, Connection) and other.is_idle and other._since is None:
-                other.transport.close()
-                return True
-        return False
+        longest = min((each for each in others if isinstance(each, Connection)), key=lambda each: each._free_since)
+        if time.monotonic() - longest._free_since < _LEAST_IDLE:
+            return False
+        longest.transport.close()
+        return True
 
     def _refuse(self, status: int, message: str) -> None:
         """Tells the client, unless requests ahead of what is refused are unanswered: it would take this for their answer."""
@@ -240,23 +286,17 @@ class Connection(HttpToolsProtocol):
 
     def _tell(self, status: int, message: str) -> None:
         """Writes an answer past the application, unless what is refused has one, and closes."""
-        if self.cycle is None or not (self.cycle.more_body and self.cycle.response_started):
+        if not self._is_answered_early:
             body = orjson.dumps({"error": message})
             head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
             self.transport.write(STATUS_LINE[status] + head + body)
         self._record(status, message)
-        self._told = True
-        self._since = time.monotonic()
+        self._told = self.transport.lingers = True
         self.transport.close()
 
     def _record(self, status: int, message: str) -> None:
         self.metrics.refused("", status)
         log_soon("refused", "info", status=status, reason=message, client=(self.client or ("",))[0])
-
-
-def _size(url: bytes, headers: Sequence[Header]) -> int:
-    """Bytes of a head, as it is at least on its way."""
-    return len(url) + sum(len(name) + len(value) + len(":\r\n") for name, value in headers)
 
 
 def connection_class(settings: Settings, metrics: Metrics) -> type[Connection]:
@@ -272,5 +312,5 @@ def sweep(connections: Iterable[Any]) -> None:
             try:
                 connection.look(now)
             except Exception as error:  # one connection must not end the server
-                log("fault", "error", reason=repr(error)[:500])
+                log("fault", "error", reason=repr(error)[:500], traceback=traceback_of(error))
                 connection.transport.abort()

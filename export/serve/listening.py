@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 
 from ..errors import UsageError
 from .logs import log
 from .settings import Settings
+
+_OTHER_FILES = 256  # than connections that are open, or being refused
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -28,6 +31,27 @@ def listen(settings: Settings) -> socket.socket:
             f"{settings.host} port {settings.port} cannot be listened on: {error}. Choose others with --host and --port."
         ) from None
     return listener
+
+
+def take_files(connections: int) -> None:
+    """Has the system allow this process as many open files as so many connections need; says so where it does not.
+
+    Without one for each, strangers who connect and say nothing would keep it from answering that there are too many.
+    """
+    try:
+        import resource  # of Unix
+    except ModuleNotFoundError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * connections + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < needed:
+        why = f"{allowed} files may be open, --connections {connections} needs {needed}: raise ulimit -n, or ask for fewer."
+        log("files", "warning", reason=why)
 
 
 def _check_tls(settings: Settings) -> None:

@@ -41,6 +41,12 @@ def log_soon(event: str, level: str, **facts: Any) -> None:
         asyncio.get_running_loop().call_soon(_write)
 
 
+def traceback_of(error: BaseException) -> str:
+    import traceback
+
+    return "".join(traceback.format_exception(error))
+
+
 def _add(event: str, level: str, facts: dict[str, Any]) -> None:
     if _LEVELS[level] < _Log.threshold or _Log.stream is None:
         return

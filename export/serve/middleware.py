@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from .answering import JSON, Answer, Header, send_answer
-from .logs import log, log_soon
+from .logs import log, log_soon, traceback_of
 from .metrics import Metrics
 from .refusal import RefusedError, kind_of
 from .scope import FACTS, HEADERS
@@ -62,8 +62,8 @@ class Middleware:
             try:
                 await send(message)
             except OSError:  # by which hosts tell of a client that has gone
-                status = 499
-                raise RefusedError(499, "The client has gone.") from None
+                status, facts["reason"] = 499, "The client has gone."
+                raise RefusedError(status, facts["reason"]) from None
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -109,7 +109,7 @@ class Middleware:
         except HTTPException as error:
             return _refusal(_of_router(error, scope))
         except Exception as error:
-            log("fault", "error", request=request_id, reason=repr(error)[:500], traceback=_traceback(error))
+            log("fault", "error", request=request_id, reason=repr(error)[:500], traceback=traceback_of(error))
             return _refusal(RefusedError(500, f"This is a fault in kbn, logged under {request_id}."))
 
     def _headers(self, request_id: bytes) -> list[Header]:
@@ -142,9 +142,3 @@ def _of_router(error: HTTPException, scope: Scope) -> RefusedError:
     if error.status_code == 404:
         return RefusedError(404, f"There is no {path!r}; GET /openapi.json describes what there is.")
     return RefusedError(error.status_code, f"{scope['method']} is not what {path!r} takes.", dict(error.headers or {}))
-
-
-def _traceback(error: BaseException) -> str:
-    import traceback
-
-    return "".join(traceback.format_exception(error))

@@ -79,7 +79,10 @@ def _of_npy(content: bytes, port: Port) -> Array:
         raise RefusedError(
             400, f"Input {port.name!r}: the .npy file holds {len(data)} bytes, which its header does not say."
         )
-    array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    try:
+        array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    except (ValueError, TypeError) as error:  # negative, or more than numpy has
+        raise RefusedError(400, f"Input {port.name!r}: the .npy file's shape is none that numpy has.") from error
     if len(shape) + 1 == len(port.shape) and port.shape[0] in (FREE, 1):
         array = array[np.newaxis]
     return _converted(array, port)

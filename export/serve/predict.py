@@ -70,5 +70,9 @@ async def _files(request: Request, body: bytes) -> dict[str, bytes]:
             }
         finally:
             await form.close()
-    except (MultiPartException, KeyError) as error:
-        raise RefusedError(400, f"The form cannot be read: {getattr(error, 'message', 'it has no boundary')}") from None
+    except MultiPartException as error:
+        raise RefusedError(400, f"The form cannot be read: {error.message}") from None
+    except KeyError:
+        raise RefusedError(400, "The form cannot be read: it has no boundary.") from None
+    except (LookupError, UnicodeError):
+        raise RefusedError(400, "The form cannot be read: its text is not in the charset that it names.") from None

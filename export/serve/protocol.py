@@ -9,6 +9,7 @@ onnxruntime is given is decided here.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -178,13 +179,11 @@ def _shape(entry: Mapping[str, Any], port: Port) -> tuple[list[int], int]:
             raise RefusedError(400, f"Input {port.name!r} has no datatype; it is {port.datatype}.")
         known = isinstance(word, str) and word in NUMPY
         raise RefusedError(400, f"Input {port.name!r} is {port.datatype}, not {word if known else _shown(word)}.")
-    shape, count = _list(entry, "shape"), 1
-    for size in shape:
-        if not _is_size(size):
-            raise RefusedError(400, f"Input {port.name!r}: shape must be whole numbers.")
-        count *= size
-    check_shape(shape, port)
-    return shape, count
+    shape = _list(entry, "shape")
+    if not all(map(_is_size, shape)):
+        raise RefusedError(400, f"Input {port.name!r}: shape must be whole numbers.")
+    check_shape(shape, port)  # before they are multiplied, as it bounds how many there are
+    return shape, math.prod(shape)
 
 
 def _outputs(document: Mapping[str, Any], ports: Ports, binary: bool) -> list[tuple[Port, bool]]:

@@ -74,7 +74,7 @@ def until_routed(host: str, port: int) -> None:
     One answer does not show it: an HAProxy that has heard replaces one that has not, and for a moment both take connections.
     """
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    end, steady, found = time.monotonic() + _LONGEST_ROUTING, 0, ""
+    end, steady, found = time.monotonic() + _LONGEST_ROUTING, 0, "it is slow"
     while time.monotonic() < end:
         wrong = _found_wrong(host, port)
         steady, found = (0, wrong) if wrong else (steady + 1, found)

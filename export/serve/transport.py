@@ -12,15 +12,22 @@ class Transport:
 
     Attributes:
         written: bytes that it took.
+        lingers: whether to close it leaves the last word to the client, as far as its kind can. Where a client is still
+            sending, the system would reset a connection that is closed outright, and the client might not see its answer
+            (RFC 9112, section 9.6). What comes then is the protocol's to pass over.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self.is_closing = transport.is_closing
+        self._closed = False
         self.written = 0
+        self.lingers = False
+
+    def is_closing(self) -> bool:
+        return self._closed or self._transport.is_closing()
 
     def write(self, *parts: bytes) -> None:
-        """Takes the parts one behind the other, without joining them."""
+        """Takes the parts, one behind the other."""
         if self.is_closing():
             return
         self.written += sum(map(len, parts))
@@ -30,8 +37,15 @@ class Transport:
             self._transport.writelines(parts)
 
     def close(self) -> None:
-        if not self.is_closing():
+        if self.is_closing():
+            return
+        self._closed = True
+        if not self.lingers:
             self._transport.close()
+            return
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._transport.resume_reading()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

@@ -34,6 +34,7 @@ async def asked(app, method, path, body=b"", leaves=False, root=""):
 
     scope = {"type": "http", "method": method, "path": path, "root_path": root, "query_string": b"", "headers": []}
     await app(scope, receive, send)
+    assert all(name.islower() for name, _ in sent[0]["headers"])  # as ASGI has it
     content = b"".join(message.get("body", b"") for message in sent)
     return sent[0]["status"], json.loads(content)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import http.client
 import io
 import json
 import socket
@@ -15,13 +16,15 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
+from kbn.export.serve import connection as connections
 from kbn.export.serve import logs
-from kbn.export.serve.connection import LARGEST_HEAD, sweep
+from kbn.export.serve.connection import LARGEST_HEAD, Connection, sweep
 from serving import held, read_answer, request, rows_request, serving, wait_until, write, write_rows
 
 GOOD = json.dumps(rows_request(np.ones((1, 4), np.float32))).encode()
 PATH = "/v2/models/rows/infer"
 WHOLE = request("POST", PATH, GOOD)
+KEPT = WHOLE.replace(b"Connection: close\r\n", b"")
 HEAD = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n".encode()
 
 
@@ -70,7 +73,7 @@ def dripping(connection, data):
         (HEAD + b"\r\n", b"", 408),
         (HEAD + b"\r\n", b"a" * 5000, 408),
         (b"", b"\r\n" * 5000, 408),
-        (WHOLE.replace(b"Connection: close\r\n", b""), b"\r\n" * 5000, 200),
+        (KEPT, b"\r\n" * 5000, 200),
     ],
     ids=[
         "silent",
@@ -121,12 +124,11 @@ def test_one_who_sends_on_after_a_refusal_is_cut_off(server):
 
 
 def test_one_connection_serves_many_requests(server):
-    kept = WHOLE.replace(b"Connection: close\r\n", b"")
     with server.connect() as connection:
         for _ in range(3):
-            connection.sendall(kept)
+            connection.sendall(KEPT)
             assert read_answer(connection)[0] == 200
-        connection.sendall(kept * 3)  # all at once
+        connection.sendall(KEPT * 3)  # all at once
         answers = b""
         while answers.count(b"HTTP/1.1 200 OK") < 3:
             answers += connection.recv(1 << 16)
@@ -143,7 +145,7 @@ def test_an_answered_request_leaves_no_garbage(server):
         before = count()
         with server.connect() as connection:
             for _ in range(5):
-                connection.sendall(WHOLE.replace(b"Connection: close\r\n", b""))
+                connection.sendall(KEPT)
                 assert read_answer(connection)[0] == 200
             wait_until(lambda: not server.server.server_state.tasks)
             assert count() <= before + 1  # the connection's latest
@@ -154,7 +156,7 @@ def test_an_answered_request_leaves_no_garbage(server):
 def test_a_connection_is_kept_for_a_while(server, free, monkeypatch):
     monkeypatch.setattr(server.server.config, "timeout_keep_alive", 0.5)
     with server.connect() as connection:
-        connection.sendall(WHOLE.replace(b"Connection: close\r\n", b""))
+        connection.sendall(KEPT)
         time.sleep(2)  # an answer may take longer
         begin = time.monotonic()
         free.set()
@@ -163,14 +165,37 @@ def test_a_connection_is_kept_for_a_while(server, free, monkeypatch):
         assert time.monotonic() - begin >= 0.5
 
 
-def test_a_connection_whose_request_was_answered_early_is_kept(server):
+def test_a_connection_whose_request_was_answered_early_is_kept(server, monkeypatch):
     with server.connect() as connection:
-        connection.sendall(b"POST /nope HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
-        assert read_answer(connection)[0] == 404
-        connection.sendall(b"hello")
+        with monkeypatch.context() as patch:
+            patch.setattr(Connection, "_is_overdue", lambda *_: False)
+            connection.sendall(b"POST /nope HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
+            assert read_answer(connection)[0] == 404
+            connection.sendall(b"hello")
+            wait_until(lambda: not any(each.cycle.more_body for each in server.server.server_state.connections))
         time.sleep(1)  # thrice what a slow client is given
         connection.sendall(WHOLE)
         assert read_answer(connection)[0] == 200
+
+
+def test_a_connection_is_not_idle_while_a_request_behind_an_early_answer_is_run(server, free, patient, monkeypatch):
+    monkeypatch.setattr(server.server.config, "timeout_keep_alive", 0.5)
+    with server.connect() as connection:
+        connection.sendall(b"POST /nope HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
+        assert read_answer(connection)[0] == 404
+        connection.sendall(b"hello" + WHOLE)
+        wait_until(lambda: server.server.registry.get("rows").batcher._running)
+        time.sleep(2)
+        free.set()
+        assert read_answer(connection)[0] == 200
+
+
+def test_a_slow_head_of_a_second_request_is_told(server):
+    with server.connect() as connection:
+        connection.sendall(KEPT)
+        assert read_answer(connection)[0] == 200
+        connection.sendall(b"GET / HT")
+        assert read_answer(connection)[0] == 408
 
 
 def test_a_large_body_behind_an_early_answer_is_passed_over(server):
@@ -184,7 +209,7 @@ def test_a_large_body_behind_an_early_answer_is_passed_over(server):
 
 @pytest.mark.parametrize(("kept", "version"), [(True, b"1.1"), (False, b"1.1"), (False, b"1.0")])
 def test_the_headers_of_an_answer(server, kept, version):
-    sent = WHOLE if not kept or version == b"1.0" else WHOLE.replace(b"Connection: close\r\n", b"")
+    sent = WHOLE if not kept or version == b"1.0" else KEPT
     with server.connect() as connection:
         connection.sendall(sent.replace(b"HTTP/1.1", b"HTTP/" + version))
         status, headers, _ = read_answer(connection)
@@ -224,10 +249,19 @@ def test_who_takes_answers_fast_enough_is_not_cut_off_however_many_there_are(ser
         connection.transport.write(bytes(size))
         transport.waiting = size  # what was there before has been taken
         connection.look(now)
-        assert not transport.gone
+        assert not transport.ended
         now += size / connection.settings.min_rate
-    connection.look(now + 2 * connection.settings.receive_timeout)
-    assert transport.gone
+    connection.look(now + 1.01 * connection.settings.receive_timeout)  # not as long as it was quick before
+    assert transport.ended == "aborted"
+
+
+def test_a_connection_is_idle_from_when_its_answer_was_taken(server):
+    connection, transport = alone(server)
+    connection._idle_since, transport.waiting = 1000.0, 1
+    for now, waiting, ended in ((1000.1, 0, ""), (1075.05, 0, ""), (1075.2, 0, "closed")):
+        connection.look(now)
+        assert transport.ended == ended
+        transport.waiting = waiting
 
 
 def test_a_fault_in_a_look_ends_its_connection_alone(server, monkeypatch):
@@ -235,27 +269,30 @@ def test_a_fault_in_a_look_ends_its_connection_alone(server, monkeypatch):
     monkeypatch.setattr(first, "get_write_buffer_size", lambda: 1 / 0)
     second.waiting = 1
     sweep([broken, sound])
-    assert (first.gone, second.gone) == (True, False)
+    assert (first.ended, second.ended) == ("aborted", "")
     assert sound._sending is not None
 
 
 def alone(server):
-    """A connection, and a transport that does nothing."""
+    """A connection whose request is being answered, and a transport that does nothing."""
 
     class Transport:
-        waiting, gone = 0, False
+        waiting, ended = 0, ""
 
         def get_extra_info(self, name, default=None):
             return default
 
         def is_closing(self):
-            return False
+            return bool(self.ended)
 
         def write(self, data):
             pass
 
+        def close(self):
+            self.ended = "closed"
+
         def abort(self):
-            self.gone = True
+            self.ended = "aborted"
 
         def get_write_buffer_size(self):
             return self.waiting
@@ -265,21 +302,51 @@ def alone(server):
         server.server.config, ServerState(), {}, _loop=SimpleNamespace()
     )
     connection.connection_made(transport)
-    connection._since = None  # a request that is being answered
+    connection._since = None
     return connection, transport
 
 
+@pytest.fixture
+def patient(server, monkeypatch):
+    """No client is slow, however long the test itself is held up."""
+    monkeypatch.setattr(Connection, "_is_overdue", lambda *_: False)
+
+
 # Headers of few bytes each, so that what is between them counts.
-@pytest.mark.parametrize(("headers", "status"), [(LARGEST_HEAD // 6, 200), (LARGEST_HEAD // 5 + 1, 431)])
+@pytest.mark.parametrize(("size", "status"), [(LARGEST_HEAD - 100, 200), (1.6 * LARGEST_HEAD, 431)])
 @pytest.mark.parametrize("pieces", [1, 40])
-def test_the_size_of_a_head_does_not_depend_on_how_it_comes(server, headers, status, pieces):
-    head = b"GET /v2 HTTP/1.1\r\n" + b"a: b\r\n" * headers + b"Connection: close\r\n\r\n"
+def test_the_size_of_a_head_does_not_depend_on_how_it_comes(server, patient, size, status, pieces):
+    head = b"GET /v2 HTTP/1.1\r\n" + b"a: b\r\n" * int(size / 6) + b"Connection: close\r\n\r\n"
     step = -(-len(head) // pieces)
     with server.connect() as connection:
         with contextlib.suppress(ConnectionError):  # refused before all of it was there
             for start in range(0, len(head), step):
                 connection.sendall(head[start : start + step])
+                time.sleep(0.005)
         assert read_answer(connection)[0] == status
+
+
+def test_requests_that_come_all_at_once_are_taken_in_turn(server, patient, free):
+    count, waiting = 5000, []
+    connections = server.server.server_state.connections
+    with server.connect() as connection:
+        connection.sendall(KEPT + b"GET /v2 HTTP/1.1\r\n\r\n" * count)
+        wait_until(lambda: any(each.pipeline for each in list(connections)))
+        free.set()
+        answers = b""
+        while answers.count(b"HTTP/1.1 200 OK") <= count:
+            waiting.extend(len(each.pipeline) for each in list(connections))
+            answers += (part := connection.recv(1 << 16))
+            assert part
+    assert 0 < max(waiting) < 1000
+
+
+@pytest.mark.parametrize(("path", "size", "status"), [("/nope", 20_000_000, 404), (PATH, 40_000_000, 413)])
+def test_who_sends_on_after_the_last_answer_sees_it(server, patient, path, size, status):
+    client = http.client.HTTPConnection(server.host, server.port, timeout=20)
+    with contextlib.closing(client):
+        client.request("POST", path, bytes(size), {"Connection": "close"})  # all of it, before it reads
+        assert client.getresponse().status == status
 
 
 @pytest.mark.parametrize(
@@ -296,7 +363,7 @@ def test_trailers_are_no_headers(server, trailer):
 
 @pytest.mark.parametrize("version", [b"1.1", b"1.0"])
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_wish_for_another_protocol_on_a_connection_that_ends(server, version, whole):
+def test_a_wish_for_another_protocol_on_a_connection_that_ends(server, patient, version, whole):
     wish = WHOLE.replace(b"Connection: close\r\n", b"Connection: close, Upgrade\r\nUpgrade: h2c\r\n")
     wish = wish.replace(b"HTTP/1.1", b"HTTP/" + version)
     assert b"Upgrade: h2c" in wish
@@ -317,10 +384,9 @@ def free(server):
 
 
 def test_a_request_that_waits_for_the_one_ahead_is_not_slow(server, free):
-    kept = WHOLE.replace(b"Connection: close\r\n", b"")
     with server.connect() as connection:
-        head, body = kept.split(b"\r\n\r\n")
-        connection.sendall(kept)
+        head, body = KEPT.split(b"\r\n\r\n")
+        connection.sendall(KEPT)
         wait_until(lambda: server.server.registry.get("rows").batcher._running)
         connection.sendall(head + b"\r\n\r\n")
         time.sleep(0.1)
@@ -334,9 +400,8 @@ def test_a_request_that_waits_for_the_one_ahead_is_not_slow(server, free):
 
 
 def test_a_slow_request_behind_another_does_not_get_its_answer(server, free):
-    kept = WHOLE.replace(b"Connection: close\r\n", b"")
     with server.connect() as connection:
-        connection.sendall(kept + HEAD)
+        connection.sendall(KEPT + HEAD)
         time.sleep(1)  # thrice what a slow client is given
         free.set()
         answers = b""
@@ -352,7 +417,7 @@ def test_a_client_that_asks_twice_and_goes_is_no_fault(server, free, monkeypatch
     monkeypatch.setattr(logs._Log, "stream", lines)
     monkeypatch.setattr(logs._Log, "threshold", 0)
     with server.connect() as connection:
-        connection.sendall(WHOLE.replace(b"Connection: close\r\n", b"") * 2)
+        connection.sendall(KEPT * 2)
         wait_until(lambda: server.server.registry.get("rows").batcher._running)
     wait_until(lambda: not server.server.server_state.tasks)
     logs.log("end", "info")
@@ -374,9 +439,8 @@ def test_a_head_alone_leaves_the_connection_open(server):
 
 @pytest.mark.parametrize("wrong", [b"garbage\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 20_000])
 def test_what_follows_a_request_does_not_spoil_its_answer(server, wrong):
-    kept = WHOLE.replace(b"Connection: close\r\n", b"")
     with server.connect() as connection:
-        connection.sendall(kept * 2 + wrong)
+        connection.sendall(KEPT * 2 + wrong)
         answers = b""
         with contextlib.suppress(ConnectionError):
             while part := connection.recv(1 << 16):  # until the server closes
@@ -392,12 +456,20 @@ EARLY = b"POST /v2/models/none/infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: c
     "exchanges",
     [
         [(GARBAGE, 400)],
-        [(WHOLE.replace(b"Connection: close\r\n", b"") + GARBAGE, 200)],
+        [(KEPT + GARBAGE, 200)],
+        [(KEPT, 200), (GARBAGE, 400)],
         [(EARLY, 404), (GARBAGE, 0)],
+        [(EARLY, 404), (b"0\r\n\r\n" + GARBAGE, 400)],
     ],
-    ids=["a request", "behind an unanswered request", "the body of an answered request"],
+    ids=[
+        "a request",
+        "behind an unanswered request",
+        "behind an answered request",
+        "the body of an answered request",
+        "behind the body of an answered request",
+    ],
 )
-def test_what_a_connection_refuses_is_logged_and_counted(server, monkeypatch, exchanges):
+def test_what_a_connection_refuses_is_logged_and_counted(server, patient, monkeypatch, exchanges):
     lines = io.StringIO()
     monkeypatch.setattr(logs._Log, "stream", lines)
     monkeypatch.setattr(logs._Log, "threshold", 0)
@@ -412,21 +484,30 @@ def test_what_a_connection_refuses_is_logged_and_counted(server, monkeypatch, ex
     assert (line["status"], line["reason"], line["client"]) == (400, "This is no HTTP request.", "127.0.0.1")
 
 
-def test_connections_are_bounded_and_idle_ones_make_room(server):
-    kept = WHOLE.replace(b"Connection: close\r\n", b"")
+@pytest.mark.parametrize("asked", [KEPT, b""], ids=["kept", "silent"])
+def test_connections_are_bounded_and_idle_ones_make_room(server, patient, monkeypatch, asked):
+    large = request("POST", PATH, bytes(1_000_000))
     with contextlib.ExitStack() as stack:
         idle = [stack.enter_context(server.connect()) for _ in range(8)]
         for connection in idle:
-            connection.sendall(kept)
+            connection.sendall(asked)
+            assert not asked or read_answer(connection)[0] == 200
+        wait_until(lambda: len(server.server.server_state.connections) == 8)
+        status, _, body = server.raw(large)
+        assert status == 503  # a client may be about to ask again
+        assert "connections" in json.loads(body)["error"]
+        monkeypatch.setattr(connections, "_LEAST_IDLE", 0)
+        assert server.raw(WHOLE)[0] == 200
+        assert idle[0].recv(1) == b""  # the one that was idle for the longest
+        for connection in idle[1:]:
+            connection.sendall(WHOLE)
             assert read_answer(connection)[0] == 200
-        assert server.raw(WHOLE)[0] == 200  # one of the idle ones had to go
+        wait_until(lambda: not server.server.server_state.connections)
         busy = [stack.enter_context(server.connect()) for _ in range(8)]
         for connection in busy:
             connection.sendall(HEAD)
-        wait_until(lambda: len(server.server.server_state.connections) >= 8)
-        status, _, body = server.raw(WHOLE)
-        assert status == 503
-        assert "connections" in json.loads(body)["error"]
+        wait_until(lambda: sum(each._received > 0 for each in server.server.server_state.connections) >= 8)
+        assert server.raw(large)[0] == 503
     wait_until(lambda: not server.server.server_state.connections)
     assert server.raw(WHOLE)[0] == 200
 
@@ -450,8 +531,10 @@ CHUNKED = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\
 def test_what_never_ends_is_refused(server, begin, more):
     with server.connect() as connection:
         connection.sendall(begin)
+        connection.sendall(more * (50_000_000 // len(more)))
+        assert read_answer(connection)[0] in (400, 431)
         with pytest.raises(ConnectionError):
-            connection.sendall(more * (50_000_000 // len(more)))
+            connection.sendall(more * (100_000_000 // len(more)))
     assert server.raw(WHOLE)[0] == 200
 
 

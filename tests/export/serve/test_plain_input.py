@@ -145,10 +145,10 @@ def bomb():
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
 
 
-def claiming(shape):
+def claiming(shape, size=16):
     """A .npy file whose header claims another shape than its bytes have."""
     text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
-    return b"\x93NUMPY\x01\0" + struct.pack("<H", len(text)) + text.encode() + bytes(16)
+    return b"\x93NUMPY\x01\0" + struct.pack("<H", len(text)) + text.encode() + bytes(size)
 
 
 X = Port("x", "FP32", (-1, 4))
@@ -179,6 +179,10 @@ X = Port("x", "FP32", (-1, 4))
         (npy(np.zeros((1, 4)))[:-1], X, 400),
         (claiming("(1000000000, 4)"), X, 400),
         (claiming("(-1, 4)"), X, 400),
+        (claiming("(-2, -2)"), X, 400),
+        (claiming("(True, 4)"), X, 400),
+        (claiming(f"({'1, ' * 99}4)"), X, 400),
+        (claiming(f"(0, {2**70})", 0), X, 400),
         (claiming("(1, 4.0)"), X, 400),
         (claiming("__import__('os').getpid()"), X, 400),
         (b"\x93NUMPY\x09\0\0\0", X, 400),
@@ -216,6 +220,11 @@ def form(**files):
     return b"".join(parts) + b"--edge--\r\n"
 
 
+def text_of(charset, value):
+    text = b'--edge\r\nContent-Disposition: form-data; name="image"\r\n\r\n%s\r\n--edge--\r\n' % value
+    return text, {"Content_Type": f"multipart/form-data; boundary=edge; charset={charset}"}
+
+
 FORM = {"Content_Type": "multipart/form-data; boundary=edge"}
 RED = np.zeros((5, 7, 3), np.uint8)
 RED[..., 0] = 255
@@ -250,6 +259,8 @@ def test_several_inputs_by_name(server):
         ("/predict/mean", b"nothing", FORM, 400, "form cannot be read|lacks a file"),
         ("/predict/mean", b"nothing", {"Content_Type": "multipart/form-data"}, 400, "form cannot be read"),
         ("/predict/mean", b"\xff" * 50, {"Content_Type": "multipart/form-data; boundary=\xff"}, 400, ""),
+        ("/predict/mean", *text_of("undefined", b"a"), 400, "charset"),
+        ("/predict/mean", *text_of("unicode_escape", b"\\ud800"), 400, "charset"),
         ("/predict/mean?range=1", form(image=encoded(RED)), FORM, 400, "LOW,HIGH"),
         ("/predict/rows", encoded(RED), {}, 400, "takes no image"),
     ],

@@ -43,6 +43,12 @@ def assert_reads(reader, asked):
         np.testing.assert_array_equal(feeds[name], array)
 
 
+def test_sizes_are_not_multiplied_before_they_are_known_to_be_few():
+    text = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [2**62] * 200_000, "data": []}]})
+    with pytest.raises(RefusedError, match=r"shape .* is not"):  # at once; the product takes minutes
+        RequestReader(INPUTS, OUTPUTS).read(text.encode(), None)
+
+
 # Few of each, so that heads come again with other bytes behind them.
 REQUESTS = st.builds(
     request,

@@ -192,6 +192,12 @@ def test_a_machine_whose_proxy_does_not_lead_to_the_application_is_told_so(until
     assert "does not lead to the application yet: it is not ready there" in logged[0][1]
 
 
+def test_a_proxy_that_leads_to_the_application_slowly_is_told_so(until_routed, logged, modules, monkeypatch):
+    monkeypatch.setattr(modules.cluster, "_LONGEST_ROUTING", 0.5)
+    until_routed(200)
+    assert "yet: it is slow" in logged[0][1]
+
+
 def test_a_store_that_has_died_does_not_keep_the_end_from_coming(application, logged):
     def die():
         raise RuntimeError("the actor died")
