@@ -29,9 +29,10 @@ from .scope import ANSWER, DISCONNECTED
 from .settings import Settings
 from .transport import Transport
 
-LARGEST_HEAD = 64 * 1024  # bytes that are always taken
-_TOO_LONG = f"The request line and headers, or what is around a body, are longer than {LARGEST_HEAD} bytes; send less."
+LARGEST_HEAD = 64 * 1024  # bytes of the address and the headers, without spaces around them
 _PIECE = 16 * 1024  # bytes that are parsed at a time
+_ENDLESS = LARGEST_HEAD + _PIECE  # bytes in which nothing ends: neither a head nor a piece of a body nor its trailers
+_TOO_LONG = f"The address and the headers, or what is around a body, are longer than {LARGEST_HEAD} bytes; send less."
 _FAREWELL = 5  # seconds that a client has to close, once the server has
 _LEAST_IDLE = 1  # seconds before a connection makes room for another
 _FRAMING = (b"content-length", b"transfer-encoding")
@@ -106,7 +107,7 @@ class Connection(HttpToolsProtocol):
             self._feed(data)
         except httptools.HttpParserError:
             self._refuse(*self._refusal)
-        if self._idle_bytes > LARGEST_HEAD and not self._told:
+        if self._idle_bytes > _ENDLESS and not self._told:
             self._refuse(431, _TOO_LONG)
         if self._since is None and self.is_idle and self._idle_since is None:
             self._since = time.monotonic()  # line ends between requests do not stop the clock
@@ -152,10 +153,13 @@ class Connection(HttpToolsProtocol):
         return lambda: self._when_lost.remove(call)
 
     def on_headers_complete(self) -> None:
-        self._idle_bytes = 0
+        is_long, self._idle_bytes = self._idle_bytes > LARGEST_HEAD, 0
         if self._repeats:
             self._repeats = False
             return
+        if is_long and _size(self.url, self.headers) > LARGEST_HEAD:
+            self._refusal = (431, _TOO_LONG)
+            raise ValueError(_TOO_LONG)  # httptools makes an invalid request of it
         super().on_headers_complete()
         self.transport.lingers = True
         self.headers = []  # for the trailers, which are no headers (RFC 9110, section 6.5.1)
@@ -291,12 +295,18 @@ class Connection(HttpToolsProtocol):
             head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
             self.transport.write(STATUS_LINE[status] + head + body)
         self._record(status, message)
-        self._told = self.transport.lingers = True
+        self._told = True
+        self.transport.lingers = len(self.connections) <= 2 * self.settings.connections  # as many files may be open
         self.transport.close()
 
     def _record(self, status: int, message: str) -> None:
         self.metrics.refused("", status)
         log_soon("refused", "info", status=status, reason=message, client=(self.client or ("",))[0])
+
+
+def _size(url: bytes, headers: Sequence[Header]) -> int:
+    """Bytes of a head, but for its method, its version and spaces."""
+    return len(url) + sum(len(name) + len(value) + len(":\r\n") for name, value in headers)
 
 
 def connection_class(settings: Settings, metrics: Metrics) -> type[Connection]:

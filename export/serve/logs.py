@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import sys
 import warnings
 from datetime import UTC, datetime
@@ -85,6 +86,16 @@ def take_over(*names: str) -> None:
 
 
 class _OfLibraries(logging.Handler):
+    """Tells what goes wrong over and over, such as an accept without files, once a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last, self._when = ("", ""), -math.inf
+
     def emit(self, record: logging.LogRecord) -> None:
         trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
-        log("fault", "error", logger=record.name, reason=record.getMessage(), traceback=trace)
+        fault = (record.getMessage(), trace)
+        if fault == self._last and record.created - self._when < 1:
+            return
+        self._last, self._when = fault, record.created
+        log("fault", "error", logger=record.name, reason=fault[0], traceback=trace)

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import logging
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -64,3 +65,13 @@ def test_a_stream_that_fails_ends_the_log_and_nothing_else(stream, monkeypatch):
     logs.log("request", "info")
     assert logs._Log.stream is None
     logs.log("request", "info")
+
+
+def test_a_fault_of_a_library_that_comes_over_and_over_is_told_once_a_second(stream):
+    handler = logs._OfLibraries()
+    for message, seconds in (("a", 0), ("a", 0.9), ("a", 1.1), ("b", 1.2), ("a", 1.3)):
+        handler.emit(logging.makeLogRecord({"msg": message, "created": seconds}))
+    handler.emit(logging.makeLogRecord({"msg": "a", "created": 1.4, "exc_info": (ValueError, ValueError("why"), None)}))
+    told = lines(stream)
+    assert [line["reason"] for line in told] == ["a", "a", "b", "a", "a"]
+    assert "ValueError: why" in told[-1]["traceback"]
