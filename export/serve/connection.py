@@ -153,11 +153,11 @@ class Connection(HttpToolsProtocol):
         return lambda: self._when_lost.remove(call)
 
     def on_headers_complete(self) -> None:
-        is_long, self._idle_bytes = self._idle_bytes > LARGEST_HEAD, 0
+        may_be_long, self._idle_bytes = self._idle_bytes > LARGEST_HEAD - _PIECE, 0
         if self._repeats:
             self._repeats = False
             return
-        if is_long and _size(self.url, self.headers) > LARGEST_HEAD:
+        if may_be_long and _size(self.url, self.headers) > LARGEST_HEAD:
             self._refusal = (431, _TOO_LONG)
             raise ValueError(_TOO_LONG)  # httptools makes an invalid request of it
         super().on_headers_complete()
