@@ -77,6 +77,11 @@ class Connection(HttpToolsProtocol):
             self._tell(503, "Too many connections are open; try again.")
 
     def data_received(self, data: bytes) -> None:
+        if self._told or self.transport.is_closing():
+            self._unparsed = b""
+            self._received += len(data)
+            self._end_if_still_sending()
+            return
         self._unparsed = b"".join([self._unparsed, data]) if self._unparsed else data
         self._parse()
 
@@ -96,11 +101,10 @@ class Connection(HttpToolsProtocol):
             self.flow.resume_reading()  # which uvicorn has paused; that the client has gone is to be seen
 
     def _receive(self, data: bytes | memoryview) -> None:
+        if self._told or self.transport.is_closing():
+            return
         self._piece = len(data)
         self._received += self._piece
-        if self._told or self.transport.is_closing():
-            self._end_if_still_sending()
-            return
         self._idle_bytes += self._piece
         self._idle_since = None
         try:

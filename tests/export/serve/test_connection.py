@@ -275,6 +275,19 @@ def test_a_fault_in_a_look_ends_its_connection_alone(server, monkeypatch):
     assert sound._sending is not None
 
 
+def test_nothing_is_kept_of_what_comes_behind_the_end(server):
+    connection, transport = alone(server)
+    connection.pipeline.append(None)  # requests that will not be answered
+    connection.data_received(bytes(100_000))
+    assert len(connection._unparsed) == 100_000
+    connection.transport.lingers = True
+    connection.transport.close()
+    connection.data_received(bytes(100_000))
+    assert (len(connection._unparsed), transport.ended) == (0, "")
+    connection.data_received(bytes(2 * connection.settings.max_body))
+    assert transport.ended == "aborted"
+
+
 def alone(server):
     """A connection whose request is being answered, and a transport that does nothing."""
 
@@ -288,6 +301,15 @@ def alone(server):
             return bool(self.ended)
 
         def write(self, data):
+            pass
+
+        def can_write_eof(self):
+            return False
+
+        def pause_reading(self):
+            pass
+
+        def resume_reading(self):
             pass
 
         def close(self):
