@@ -67,7 +67,7 @@ class Connection(HttpToolsProtocol):
         self._idle_since: float | None = None  # when the last request was answered
         self._repeats = False  # whether the parser is given a head that it has had already
         self._lost = False
-        self._closing: float | None = None  # since when, as `look` saw it
+        self._closing: float | None = None  # since when with nothing left to send, as `look` saw it
         self._ends = False  # behind the answers to the requests that there are
         self._when_lost: list[Callable[[], Any]] = []
         self._refusal = (400, "This is no HTTP request.")
@@ -182,7 +182,7 @@ class Connection(HttpToolsProtocol):
             self._end_if_still_sending()
 
     def _end_if_still_sending(self) -> None:
-        """Of a request that was refused long ago."""
+        """Cuts off who sends on although the request was refused long ago."""
         if self._received > 2 * self.settings.max_body:
             self.transport.abort()
 
@@ -242,8 +242,8 @@ class Connection(HttpToolsProtocol):
         if self._sending and self._is_overdue(*self._sending[:2], now):
             self.transport.abort()
         elif self.transport.is_closing():
-            self._closing = self._closing or now
-            if not waiting and now - self._closing > _FAREWELL:
+            self._closing = now if waiting or self._closing is None else self._closing
+            if now - self._closing > _FAREWELL:
                 self.transport.abort()
         elif not waiting and self._idle_since is not None and now - self._idle_since > self.timeout_keep_alive:
             self.transport.close()
@@ -289,7 +289,7 @@ class Connection(HttpToolsProtocol):
             self._tell(status, message)
             return
         self._record(status, message)
-        self._told = self._ends = True
+        self._told = self._ends = self.transport.lingers = True
         self._since = None
 
     def _tell(self, status: int, message: str) -> None:

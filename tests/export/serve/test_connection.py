@@ -266,6 +266,16 @@ def test_a_connection_is_idle_from_when_its_answer_was_taken(server):
         transport.waiting = waiting
 
 
+def test_a_client_that_does_not_close_is_cut_off_once_it_has_its_answer(server):
+    connection, transport = alone(server)
+    connection.transport.lingers, transport.waiting = True, 1
+    connection.transport.close()
+    for now, waiting, ended in ((1000.0, 1, ""), (1000.2, 1, ""), (1005.1, 0, ""), (1005.3, 0, "aborted")):
+        transport.waiting = waiting
+        connection.look(now)
+        assert transport.ended == ended
+
+
 def test_a_fault_in_a_look_ends_its_connection_alone(server, monkeypatch):
     (broken, first), (sound, second) = alone(server), alone(server)
     monkeypatch.setattr(first, "get_write_buffer_size", lambda: 1 / 0)
