@@ -112,6 +112,8 @@ def clip(x: Any, least: float | None = None, most: float | None = None) -> Any:
     On PyTorch `ops.maximum` would make float32 of float64, and `ops.clip` of bounds that are no tensors.
     """
     x = ops.convert_to_tensor(x)
+    if least is None and most is None:
+        return x
     bounds = (-np.inf if least is None else least, np.inf if most is None else most)
     return ops.clip(x, *(ops.convert_to_tensor(each, x.dtype) for each in bounds))
 

@@ -9,7 +9,7 @@ from starlette.types import Receive
 
 from .refusal import RefusedError
 
-_DIGITS = 19  # of any length that there is; Python counts no more than some thousands
+_DIGITS = 19  # of any length that a body can have; Python makes no number of thousands of digits
 # What zlib calls the formats of these encodings.
 _WINDOWS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 

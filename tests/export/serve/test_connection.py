@@ -96,19 +96,22 @@ def test_slow_senders_are_sent_away(server, sent, drops, status):
     assert server.raw(WHOLE)[0] == 200
 
 
+def square(side):
+    """A request that is answered with side x side values of 4 bytes."""
+    inputs = [
+        {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]},
+        {"name": "s", "datatype": "INT64", "shape": [2], "data": [side, side]},
+    ]
+    body = {"inputs": inputs, "parameters": {"binary_data_output": True}}
+    return request("POST", "/v2/models/wide/infer", json.dumps(body).encode())
+
+
 def test_a_client_that_takes_no_answer_is_sent_away(server):
-    body = {
-        "inputs": [
-            {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]},
-            {"name": "s", "datatype": "INT64", "shape": [2], "data": [2000, 2000]},
-        ],
-        "parameters": {"binary_data_output": True},
-    }
     connections = server.server.server_state.connections
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect((server.host, server.port))
-        connection.sendall(request("POST", "/v2/models/wide/infer", json.dumps(body).encode()))
+        connection.sendall(square(2000))
         wait_until(lambda: any(each.transport.get_write_buffer_size() for each in list(connections)))
         wait_until(lambda: not connections)
     assert server.raw(WHOLE)[0] == 200
@@ -222,14 +225,7 @@ def test_the_headers_of_an_answer(server, kept, version):
 
 
 def test_answers_that_nobody_takes_do_not_gather(server):
-    body = {
-        "inputs": [
-            {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]},
-            {"name": "s", "datatype": "INT64", "shape": [2], "data": [1000, 1000]},
-        ],
-        "parameters": {"binary_data_output": True},
-    }
-    asked = request("POST", "/v2/models/wide/infer", json.dumps(body).encode()).replace(b"Connection: close\r\n", b"")
+    asked = square(1000).replace(b"Connection: close\r\n", b"")
     connections, waiting = server.server.server_state.connections, []
 
     def is_sent_away():
